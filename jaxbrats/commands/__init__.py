@@ -1,0 +1,92 @@
+"""The command line: one module a command, each with its flags (`FLAGS`) and a `main() -> exit code`.
+
+`run(["synth", "--out=DIR"])` is what the shell's `jaxbrats synth --out=DIR` does. It alone turns exceptions into messages
+and exit codes: 0 all of it worked, 1 something did not, 2 the command line is wrong, 130 interrupted.
+"""
+
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from absl import flags
+
+from jaxbrats.errors import InputError
+
+COMMANDS = {
+    "synth": "write a synthetic cohort of brain phantoms as BraTS 2023 files",
+    "preprocess": "turn a cohort of NIfTI files into training arrays",
+    "train": "train (and preprocess, evaluate, draw) as a config file says",
+    "evaluate": "score a checkpoint on the validation cases",
+    "predict": "segment patients' NIfTI files with a trained run",
+}
+
+# Disk full, quota, read-only, no permission: the user's to solve, so said in a line instead of a traceback.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+
+
+def usage() -> str:
+    """The text of `jaxbrats --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        ["usage: jaxbrats COMMAND [--flag=value ...]", "", *lines, "", "jaxbrats COMMAND --help explains its flags."]
+    )
+
+
+def describe(error: BaseException) -> str | None:
+    """The line to show for an error that is the user's to solve; None for a defect, whose traceback is wanted."""
+    if isinstance(error, InputError | flags.Error):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return f"{error.filename or 'a file'}: cannot be written or read ({error.strerror}). Free space or choose another folder"
+    return None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        arguments: What follows `jaxbrats` on the command line.
+    """
+    if not arguments or arguments[0] in ("help", "--help", "-h"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"jaxbrats: there is no command '{name}'.\n\n{usage()}", file=sys.stderr)
+        return 2
+    if name == "train":
+        from jaxbrats import main as train_program
+
+        return train_program.run(rest)
+    command = importlib.import_module(f"jaxbrats.commands.{name}")
+    return _run(command, name, rest)
+
+
+def _run(command: ModuleType, name: str, arguments: list[str]) -> int:
+    if any(argument in ("--help", "-h", "-help") for argument in arguments):
+        print(f"{(command.__doc__ or '').strip()}\n\n{command.FLAGS.get_help()}")
+        return 0
+    try:
+        command.FLAGS.unparse_flags()
+        for flag in command.FLAGS:
+            command.FLAGS[flag].unparse()
+        extra = command.FLAGS([name, *arguments])[1:]
+        if extra:
+            raise flags.IllegalFlagValueError(f"unexpected argument '{extra[0]}'; flags are written --name=value")
+    except flags.Error as error:
+        print(f"jaxbrats {name}: {error}\nSee: jaxbrats {name} --help", file=sys.stderr)
+        return 2
+    try:
+        return command.main()
+    except KeyboardInterrupt:
+        print(f"jaxbrats {name}: interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = describe(error)
+        if message is None:
+            raise
+        print(f"jaxbrats {name}: {message}", file=sys.stderr)
+        return 1

@@ -1,0 +1,1 @@
+"""From files on disk to batches: finding cases, NIfTI, preprocessing, splits, the loader, a synthetic cohort."""

@@ -1,0 +1,58 @@
+"""Writing files so that nothing is lost: a temporary name in the same folder, renamed when whole."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from jaxbrats.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`; on leaving without an error it becomes `path` in one rename.
+
+    The temporary name keeps the suffixes of `path`, because NumPy and nibabel choose the format by them. What was at
+    `path` stays until the rename, and the temporary file is removed when the block raises.
+
+    Raises:
+        OSError: the folder cannot be made or written (full disk, read-only, permissions).
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | pathlib.Path, text: str) -> None:
+    """Writes UTF-8 text, all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+    """Writes `value` as indented JSON, all of it or nothing. Not-a-number is refused: it is not JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | pathlib.Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: it is missing, unreadable or not JSON.
+    """
+    path = pathlib.Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
+    except ValueError as error:
+        raise InputError(f"is not valid JSON ({error})", file=path, cure="Delete it to have it made again") from error

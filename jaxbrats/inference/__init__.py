@@ -1,0 +1,1 @@
+"""From a checkpoint and a patient's files to a segmentation."""

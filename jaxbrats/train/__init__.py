@@ -1,0 +1,1 @@
+"""Training: settings, device mesh, state, step, checkpoints, logs and the loop that joins them."""

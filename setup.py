@@ -1,0 +1,46 @@
+"""Packaging of jaxbrats: `pip install .`, with extras for what only some users need."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "jaxbrats/__init__.py").read_text(), re.M)[1]
+
+setup(
+    name="jaxbrats",
+    version=VERSION,
+    description="Brain tumour segmentation from multi-modal MRI (BraTS) with a 3-D U-Net in pure JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["jaxbrats", "jaxbrats.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12",
+        "grain>=0.2.15",
+        "jax>=0.10",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "nibabel>=5.3",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "scipy>=1.14",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9", "tensorboardX>=2.6"],
+    },
+    entry_points={"console_scripts": ["jaxbrats=jaxbrats.__main__:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)
