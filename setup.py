@@ -21,6 +21,7 @@ setup(
         "absl-py>=2.1",
         "flax>=0.12",
         "grain>=0.2.15",
+        "isal>=1.7",
         "jax>=0.10",
         "matplotlib>=3.9",
         "ml-collections>=1.0",

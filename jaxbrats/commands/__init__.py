@@ -1,7 +1,7 @@
 """The command line: one module a command, each with its flags (`FLAGS`) and a `main() -> exit code`.
 
-`run(["synth", "--out=DIR"])` is what the shell's `jaxbrats synth --out=DIR` does. It alone turns exceptions into messages
-and exit codes: 0 all of it worked, 1 something did not, 2 the command line is wrong, 130 interrupted.
+`run(["synth", "--out=DIR"])` is what the shell's `jaxbrats synth --out=DIR` does. It alone turns exceptions into
+messages and exit codes: 0 all of it worked, 1 something did not, 2 the command line is wrong, 130 interrupted.
 """
 
 import errno
@@ -40,7 +40,8 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, InputError | flags.Error):
         return str(error)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return f"{error.filename or 'a file'}: cannot be written or read ({error.strerror}). Free space or choose another folder"
+        name = error.filename or "a file"
+        return f"{name}: cannot be written or read ({error.strerror}). Free space or choose another folder"
     return None
 
 

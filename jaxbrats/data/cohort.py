@@ -1,0 +1,249 @@
+"""A whole cohort from NIfTI files to arrays: several processes, only what is missing or changed, one manifest."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import multiprocessing
+import os
+import pathlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import wait as wait_for
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from jaxbrats import files
+from jaxbrats.data.cases import Case, VolumeFile, find_cases
+from jaxbrats.data.manifest import (
+    FAILED,
+    KEPT,
+    SKIPPED,
+    ManifestWriter,
+    arrays_are_whole,
+    checksum,
+    has_manifest,
+    image_path,
+    mask_path,
+    read_manifest,
+)
+from jaxbrats.data.preprocess import Preprocessing, preprocess_case
+from jaxbrats.errors import InputError
+
+# Tasks handed out ahead of each worker: one at work and one waiting keep it busy, and memory flat.
+_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    case: Case
+    sources: dict[str, Any]
+    settings: Preprocessing
+    out: pathlib.Path
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use, which a batch system may have made fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def preprocess_cohort(
+    raw_dir: str | pathlib.Path,
+    out_dir: str | pathlib.Path,
+    settings: Preprocessing,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Makes the arrays of every case of a cohort, and the manifest that says how each went.
+
+    Run again it makes only what is missing or whose sources changed (path, size, modification time), and tries failed
+    cases anew; with other settings it makes everything. Arrays of cases that are gone or no longer kept are deleted.
+
+    Args:
+        raw_dir: Cohort of NIfTI files in any layout of `find_cases`.
+        out_dir: Folder of the arrays, see `jaxbrats.data.manifest`.
+        settings: What the arrays hold.
+        workers: Processes; 0 and 1 work in this one, None takes one a CPU.
+        progress: Whether to show a progress bar (only ever on a terminal).
+
+    Returns:
+        The manifest. A case whose files cannot be used is in it as 'failed', and the others go on.
+
+    Raises:
+        InputError: no case is found, another run is at work in `out_dir`, `out_dir` holds arrays that no manifest
+            lists, or a worker process died.
+        OSError: an array cannot be written (full disk, no permission).
+    """
+    raw, out = pathlib.Path(raw_dir), pathlib.Path(out_dir)
+    cohort = find_cases(raw, settings.modalities)
+    with _locked(out):
+        records, tasks = _plan(raw, out, settings, cohort.cases)
+        problems = {problem.case or str(problem.file): problem for problem in cohort.problems}
+        records |= {name: {"status": FAILED, "reason": str(problem)} for name, problem in problems.items()}
+        names = [*(case.name for case in cohort.cases), *problems]
+        writer = ManifestWriter(out, settings, names, records)
+        bar = tqdm.tqdm(
+            total=len(names),
+            initial=len(names) - len(tasks),
+            desc="preprocess",
+            unit="case",
+            disable=None if progress else True,
+        )
+        try:
+            with bar:
+                for name, record in _run(tasks, available_cpus() if workers is None else workers):
+                    writer.add(name, record)
+                    bar.update()
+        except BaseException:
+            writer.save()
+            raise
+        return writer.save(finished=True)
+
+
+def _plan(
+    raw: pathlib.Path, out: pathlib.Path, settings: Preprocessing, cases: Iterable[Case]
+) -> tuple[dict[str, dict[str, Any]], list[_Task]]:
+    """Splits a cohort into the records that still hold and the work that is left, and deletes arrays that don't."""
+    old: dict[str, dict[str, Any]] = {}
+    same_settings = False
+    if has_manifest(out):
+        manifest = read_manifest(out)
+        old = manifest["cases"]
+        same_settings = manifest["settings"] == settings.to_dict()
+    elif any(path for folder in ("images", "masks") for path in (out / folder).glob("*.npy")):
+        problem = "the folder holds arrays that no manifest.json lists, perhaps of another program"
+        raise InputError(problem, file=out, cure="Choose another folder for the output")
+    for folder in ("images", "masks"):
+        for partial in (out / folder).glob(".partial-*"):  # of a run that was killed: the lock says that none is alive
+            partial.unlink(missing_ok=True)
+    records, tasks = {}, []
+    for case in cases:
+        try:
+            sources = _sources(case, settings, raw)
+        except InputError as error:
+            records[case.name] = _failed(case, error)
+            continue
+        record = old.get(case.name, {})
+        if same_settings and record.get("sources") == sources and _is_done(case.name, record, settings, out):
+            records[case.name] = record
+        else:
+            tasks.append(_Task(case, sources, settings, out))
+    for name, record in old.items():
+        if record["status"] == KEPT and record is not records.get(name):
+            image_path(out, name).unlink(missing_ok=True)
+            mask_path(out, name).unlink(missing_ok=True)
+    return records, tasks
+
+
+def _sources(case: Case, settings: Preprocessing, raw: pathlib.Path) -> dict[str, Any]:
+    """What tells whether the files of a case changed since they were read, in the form that JSON gives back."""
+    volumes = {modality: case.modalities[modality] for modality in settings.modalities}
+    sources = {modality: _source(volume, case, raw) for modality, volume in volumes.items()}
+    if case.labels is not None:
+        label_map = {str(label): new for label, new in sorted(case.label_map.items())}
+        sources["seg"] = _source(case.labels, case, raw) | {"label_map": label_map}
+    return sources
+
+
+def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]:
+    try:
+        status = volume.path.stat()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", case=case.name, file=volume.path) from error
+    path = pathlib.PurePath(os.path.relpath(volume.path, raw)).as_posix()
+    source = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return source if volume.channel is None else source | {"channel": volume.channel}
+
+
+def _is_done(name: str, record: dict[str, Any], settings: Preprocessing, out: pathlib.Path) -> bool:
+    kept = record["status"] == KEPT and arrays_are_whole(out, name, settings)
+    return kept or record["status"] == SKIPPED
+
+
+def _failed(case: Case, error: InputError) -> dict[str, Any]:
+    return {"status": FAILED, "reason": str(error), "patient": case.patient}
+
+
+def _work(task: _Task) -> tuple[str, dict[str, Any]]:
+    """Makes and writes the arrays of one case; returns its name and record. Runs in a worker process."""
+    case = task.case
+    try:
+        image, labels, record = preprocess_case(case, task.settings)
+    except InputError as error:
+        return case.name, _failed(case, error)
+    record |= {"patient": case.patient, "sources": task.sources}
+    if image is not None:
+        paths = (image_path(task.out, case.name), mask_path(task.out, case.name))
+        for path, array in zip(paths, (image, labels), strict=True):
+            with files.replacing(path) as temporary:
+                np.save(temporary, array)
+        record["checksum"] = {"image": checksum(image), "mask": checksum(labels)}
+    return case.name, record
+
+
+def _run(tasks: list[_Task], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the result of each task as it is done."""
+    if min(workers, len(tasks)) <= 1:
+        yield from map(_work, tasks)
+        return
+    # Never fork: JAX runs threads in this process. A fork server has its imports done when a worker starts.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])
+    executor = concurrent.futures.ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
+    waiting = iter(tasks)
+    pending: dict[concurrent.futures.Future, str] = {}
+    try:
+        while True:
+            for task in waiting:
+                pending[executor.submit(_work, task)] = task.case.name
+                if len(pending) >= _AHEAD * workers:
+                    break
+            if not pending:
+                return
+            done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+                del pending[future]
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            f"a worker process died, perhaps out of memory, at one of the cases {', '.join(pending.values())}",
+            cure="Run again with fewer --workers: finished cases are kept",
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of the terminal: the parent alone answers it, workers finish their case.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # The workers of a killed parent would wait for ever for the next task.
+    wait_for([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _locked(out: pathlib.Path) -> Iterator[None]:
+    """Holds the folder for this run; the system lets go of it whatever way the process ends."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".preprocess.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                "another preprocess run is at work in this folder", file=out, cure="Wait for it"
+            ) from error
+        except OSError as error:
+            # Some network file systems have no locks: then nothing but care keeps two runs apart.
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+        yield

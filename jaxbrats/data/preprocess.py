@@ -1,0 +1,243 @@
+"""One case from its files to the arrays that a network sees: normalised, cropped, stacked.
+
+Training and prediction call the same `preprocess_images`, so that a new patient is treated exactly as the cases trained
+on. Statistics are of whole volumes; only the crop is ever converted to floats, because it is a quarter of the voxels of
+a BraTS volume.
+"""
+
+import collections
+import dataclasses
+import math
+import operator
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from jaxbrats.data.cases import Case
+from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
+from jaxbrats.data.nifti import Grid, Volume, check_geometry, read_channels, read_labels
+from jaxbrats.errors import InputError
+
+NORMALIZATIONS = ("minmax", "zscore")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Everything that decides what the arrays hold.
+
+    Attributes:
+        modalities: Channels, in order.
+        crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume.
+        normalization: 'minmax' maps each whole volume to [0, 1]; 'zscore' gives its brain voxels, those that are not
+            zero, mean 0 and standard deviation 1, and leaves the others 0.
+        min_tumour: Least share of tumour voxels in the crop for a case to be used in training.
+
+    Raises:
+        InputError: a value is not one of these.
+    """
+
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
+    crop: tuple[int, int, int] = (128, 128, 128)
+    normalization: str = "minmax"
+    min_tumour: float = 0.01
+
+    def __post_init__(self) -> None:
+        modalities = tuple(self.modalities)
+        if not modalities or len(set(modalities)) < len(modalities) or not set(modalities) <= set(MODALITIES):
+            raise InputError(f"modalities: expected some of {', '.join(MODALITIES)}, found {', '.join(modalities)}")
+        try:
+            crop = tuple(operator.index(size) for size in self.crop)
+        except TypeError:
+            crop = ()
+        if len(crop) != 3 or min(crop) < 1:
+            raise InputError(f"crop: expected three sizes in voxels such as 128,128,128, found {self.crop}")
+        if self.normalization not in NORMALIZATIONS:
+            raise InputError(f"normalization: expected {' or '.join(NORMALIZATIONS)}, found {self.normalization}")
+        if not isinstance(self.min_tumour, int | float) or not 0 <= self.min_tumour <= 1:
+            raise InputError(f"min_tumour: expected a share from 0 to 1 (0.01 is 1 %), found {self.min_tumour}")
+        object.__setattr__(self, "modalities", modalities)
+        object.__setattr__(self, "crop", crop)
+        object.__setattr__(self, "min_tumour", float(self.min_tumour))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dataclasses.asdict(self) | {"modalities": list(self.modalities), "crop": list(self.crop)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """From what `to_dict` gave.
+
+        Raises:
+            InputError: a key is missing or unknown, or a value is none it can have.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping) or values.keys() != names:
+            raise InputError(
+                f"expected preprocessing settings with the keys {', '.join(sorted(names))}, found {values}"
+            )
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropBox:
+    """A box of voxels cut out of a volume.
+
+    Attributes:
+        origin: Voxel of the volume that is the box's first; negative where the box begins outside.
+        size: Size of the box (X, Y, Z).
+        volume: Shape of the volume (X, Y, Z).
+    """
+
+    origin: tuple[int, int, int]
+    size: tuple[int, int, int]
+    volume: tuple[int, int, int]
+
+    @classmethod
+    def about_centre(cls, volume: tuple[int, int, int], size: tuple[int, int, int]) -> "CropBox":
+        """The box about the centre of a volume: 56:184, 56:184, 13:141 for 128 of 240, 240, 155."""
+        origin = tuple((whole - part) // 2 for whole, part in zip(volume, size, strict=True))
+        return cls(origin, tuple(size), tuple(volume))
+
+    @property
+    def in_volume(self) -> tuple[slice, slice, slice]:
+        """The voxels of the volume that lie in the box."""
+        sides = zip(self.origin, self.size, self.volume, strict=True)
+        return tuple(slice(max(start, 0), max(min(start + size, whole), 0)) for start, size, whole in sides)
+
+    @property
+    def in_box(self) -> tuple[slice, slice, slice]:
+        """The same voxels, as voxels of the box."""
+        sides = zip(self.in_volume, self.origin, strict=True)
+        return tuple(slice(inside.start - start, inside.stop - start) for inside, start in sides)
+
+
+def crop(array: np.ndarray, box: CropBox) -> np.ndarray:
+    """Cuts `box` out of an array (X, Y, Z, ...), with zeros where the box lies outside. Returns a new array."""
+    cropped = np.zeros(box.size + array.shape[3:], array.dtype)
+    cropped[box.in_box] = array[box.in_volume]
+    return cropped
+
+
+def paste(cropped: np.ndarray, box: CropBox, background: float = 0) -> np.ndarray:
+    """Puts what `crop` cut out back in its place, in a volume of `background` elsewhere."""
+    array = np.full(box.volume + cropped.shape[3:], background, cropped.dtype)
+    array[box.in_volume] = cropped[box.in_box]
+    return array
+
+
+def preprocess_images(case: Case, settings: Preprocessing) -> tuple[np.ndarray, CropBox, nib.Nifti1Header]:
+    """Reads, normalises, crops and stacks the modalities of a case.
+
+    Returns:
+        The image (X, Y, Z, C) float32; the box of the volume that it is; and the header of the first modality, whose
+        `get_best_affine()` is the affine, as the model for a segmentation to write.
+
+    Raises:
+        InputError: a modality is missing, its file cannot be used (see `nifti.read_image`), or the modalities do not
+            lie on the same voxels.
+    """
+    image, box, headers, _ = _preprocess_images(case, settings, None)
+    return image, box, headers[settings.modalities[0]]
+
+
+def preprocess_case(case: Case, settings: Preprocessing) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]:
+    """Makes the arrays that a case is trained on.
+
+    Returns:
+        The image (X, Y, Z, C) float32, the labels (X, Y, Z) uint8, and the case's entry for the manifest: status,
+        reason, shape, affine, zooms (mm), crop_origin, normalization, tumour_fraction, label_voxels. A case that is
+        skipped has None for both arrays and no normalization, because its images are not read.
+
+    Raises:
+        InputError: as `preprocess_images`, or the segmentation cannot be used (see `nifti.read_labels`).
+    """
+    if case.labels is None:
+        return None, None, {"status": "skipped", "reason": "no segmentation"}
+    whole_labels, affine = read_labels(case.labels, case.name, case.label_map)
+    grid = Grid(case.labels.path, whole_labels.shape, affine)
+    box = CropBox.about_centre(grid.shape, settings.crop)
+    labels = crop(whole_labels, box)
+    del whole_labels
+    counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]
+    tumour = (labels.size - counts[BACKGROUND]) / labels.size
+    record = {
+        "status": "kept",
+        "reason": "",
+        "shape": list(grid.shape),
+        "affine": affine.tolist(),
+        "zooms": [float(size) for size in nib.affines.voxel_sizes(affine)],
+        "crop_origin": list(box.origin),
+        "tumour_fraction": tumour,
+        "label_voxels": counts,
+    }
+    if tumour < settings.min_tumour:
+        reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"
+        return None, None, record | {"status": "skipped", "reason": reason}
+    image, _, _, statistics = _preprocess_images(case, settings, grid)
+    return image, labels, record | {"normalization": statistics}
+
+
+def _preprocess_images(
+    case: Case, settings: Preprocessing, grid: Grid | None
+) -> tuple[np.ndarray, CropBox, dict[str, nib.Nifti1Header], dict[str, dict[str, float]]]:
+    """As `preprocess_images`, checked against `grid`, with every header and the statistics of each modality."""
+    missing = [modality for modality in settings.modalities if modality not in case.modalities]
+    if missing:
+        raise InputError(
+            f"expected {', '.join(settings.modalities)}, found no {' and no '.join(missing)}", case=case.name
+        )
+    # The channels of one 4-D file in one reading of it.
+    by_file: dict[pathlib.Path, list[str]] = collections.defaultdict(list)
+    for modality in sorted(settings.modalities, key=lambda modality: case.modalities[modality].channel or 0):
+        by_file[case.modalities[modality].path].append(modality)
+    image, box, headers, statistics = None, None, {}, {}
+    for path, modalities in by_file.items():
+        channels = [case.modalities[modality].channel for modality in modalities]
+        for modality, volume in zip(modalities, read_channels(path, channels, case.name), strict=True):
+            if grid is None:
+                grid = volume.grid
+            check_geometry(case.name, grid, volume.grid)
+            if image is None:
+                box = CropBox.about_centre(grid.shape, settings.crop)
+                image = _zeros((*settings.crop, len(settings.modalities)), case)
+            out = image[..., settings.modalities.index(modality)]
+            statistics[modality] = _normalise(volume, settings.normalization, box, out, case)
+            headers[modality] = volume.header
+    return image, box, headers, {modality: statistics[modality] for modality in settings.modalities}
+
+
+def _normalise(volume: Volume, normalization: str, box: CropBox, out: np.ndarray, case: Case) -> dict[str, float]:
+    """Writes the normalised crop of a volume to `out` (X, Y, Z), zeros before; returns the volume's statistics."""
+    # C order first, in the file's small numbers: crossing from the file's Fortran order in float32 takes twice as long.
+    values = np.ascontiguousarray(volume.data[box.in_volume])
+    inside = out[box.in_box]
+    # float32 has 24 bits: enough for 16-bit integers and their differences, not for wider numbers far from zero.
+    working = np.float32 if values.dtype.itemsize <= 2 else np.float64
+    if normalization == "minmax":
+        offset, scale = volume.minimum, volume.maximum - volume.minimum
+        statistics = {"min": volume.minimum, "max": volume.maximum}
+    else:
+        flat = volume.data.ravel("K")
+        brain = flat[flat != 0]
+        offset, scale = float(brain.mean(dtype=np.float64)), float(brain.std(dtype=np.float64))
+        if scale == 0:
+            problem = f"every voxel that is not zero has the value {brain[0]:g}, which cannot be normalised"
+            raise InputError(problem, case=case.name, file=volume.path, cure="Export it again")
+        statistics = {"mean": offset, "std": scale}
+    normalised = np.subtract(values, offset, dtype=working)
+    np.divide(normalised, working(scale), out=inside, casting="same_kind")
+    if normalization == "zscore":
+        np.copyto(inside, 0, where=values == 0)
+    return statistics
+
+
+def _zeros(shape: tuple[int, ...], case: Case) -> np.ndarray:
+    try:
+        return np.zeros(shape, np.float32)
+    except (MemoryError, ValueError) as error:
+        size = math.prod(shape) * 4 / 2**30
+        problem = f"a crop of {'x'.join(map(str, shape))} needs {size:.1f} GiB"
+        raise InputError(problem, case=case.name, cure="Choose a smaller --crop or fewer --workers") from error
