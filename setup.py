@@ -20,7 +20,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",
-        "grain>=0.2.15",
+        "grain>=0.2.16",
         "isal>=1.7",
         "jax>=0.10",
         "matplotlib>=3.9",

@@ -1,0 +1,259 @@
+"""From preprocessed cases to an endless, seeded stream of batches.
+
+The stream is every case once in a random order, then every case once in another order, and so on; batch k is the
+positions k B to (k + 1) B - 1 of it. So every batch is full, no case is ever dropped, and any batch can be made from
+its number alone: resuming is starting at another number, and neither worker processes nor several hosts change what a
+batch holds. Grain (https://google-grain.readthedocs.io) reads ahead, by threads or by processes.
+"""
+
+import dataclasses
+import functools
+import math
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from jaxbrats.data.arrays import ArrayCase, array_shape, fingerprint, read_image, read_labels
+from jaxbrats.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+_SHARED_MEMORY = pathlib.Path("/dev/shm")
+
+
+def training_batches(
+    cases: Sequence[ArrayCase],
+    *,
+    batch_size: int,
+    seed: int,
+    start_batch: int = 0,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 4,
+) -> "BatchIterator":
+    """Endless batches for training, the cases in a new order each epoch.
+
+    Args:
+        cases: What to train on.
+        batch_size: Cases in a batch, over all processes.
+        seed: Of the order, not negative.
+        start_batch: Number of the first batch to yield; nothing is read of those before.
+        workers: Processes that read; 0 reads by threads of this one. Threads are several times faster: reading files
+            holds no interpreter lock, and what processes hand over lies in shared memory that is new each time.
+        process_index: Which of `process_count` this is.
+        process_count: Hosts that share each batch: each yields its own `batch_size / process_count` rows, in order.
+        prefetch: Batches read ahead.
+
+    Returns:
+        Iterator over 'image' (B, X, Y, Z, C) float32, 'labels' (B, X, Y, Z) uint8 and 'index' (B,) int32, the places of
+        the cases in `cases`. Close it, or use it in a `with` statement.
+
+    Raises:
+        InputError: the cases have different shapes or unusable files, or `batch_size` does not divide by
+            `process_count`; while iterating, a file that cannot be used, or a worker process that died.
+    """
+    if seed < 0:
+        raise InputError(f"expected a seed of 0 or more, found {seed}")
+    rows = _rows(batch_size, process_index, process_count)
+    stream = _Stream(tuple(cases), array_shape(cases), batch_size, rows, seed, shared=workers > 0)
+    return BatchIterator(stream, start_batch, workers, prefetch)
+
+
+def validation_batches(
+    cases: Sequence[ArrayCase],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 4,
+) -> "BatchIterator":
+    """One pass over all cases in their order.
+
+    As `training_batches`, with a further entry 'valid' (B,) bool: the last batch is filled up with cases from the start
+    again, for which it is False.
+    """
+    rows = _rows(batch_size, process_index, process_count)
+    stream = _Stream(tuple(cases), array_shape(cases), batch_size, rows, seed=None, shared=workers > 0)
+    return BatchIterator(stream, 0, workers, prefetch)
+
+
+def loader_position(cases: Sequence[ArrayCase], seed: int) -> dict[str, Any]:
+    """What, beside the number of the next batch, a training stream follows from; JSON-able, to compare on resuming."""
+    return {"seed": seed, "cases": len(cases), "fingerprint": fingerprint(cases)}
+
+
+@functools.lru_cache(maxsize=8)
+def epoch_order(num_cases: int, seed: int, epoch: int) -> np.ndarray:
+    """A random order of the cases for one epoch.
+
+    Grain's own shuffle takes milliseconds a case when there are few of them. Raw generator bits are sorted instead of
+    calling `Generator.permutation` because NumPy promises never to change the former (NEP 19).
+
+    Returns:
+        int64 (num_cases,), each of 0 to num_cases - 1 once.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_cases)
+    order = np.argsort(bits, kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+class BatchIterator(Iterator[Batch]):
+    """Yields the batches of a stream, read ahead; see `training_batches`."""
+
+    def __init__(self, stream: "_Stream", start: int, workers: int, prefetch: int) -> None:
+        if workers < 0 or prefetch < 1:
+            raise InputError(f"expected 0 or more workers and 1 or more prefetched, found {workers} and {prefetch}")
+        self._stream = stream
+        self._next = start
+        threads = 0 if workers else prefetch
+        batches = grain.MapDataset.source(stream)[start:].to_iter_dataset(grain.ReadOptions(threads, threads))
+        if workers:
+            # Grain buffers twice, in the worker and here; and a batch is in the making on each side.
+            ahead = math.ceil(prefetch / (2 * workers))
+            _check_shared_memory(stream.nbytes * (workers * (2 * ahead + 2) + 2))
+            # Grain reads absl's flags, which only a program that uses absl's own entry point has parsed.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+            batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker)
+        self._batches = iter(batches)
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            ended, found, _ = str(error).partition(". Search the logs")
+            if not found:
+                raise
+            raise InputError(
+                f"{ended}, before batch {self._next} ({self._stream.names(self._next)}) came",
+                cure="If memory ran out take fewer workers, or --config.data.workers=0 for none",
+            ) from error
+        self._next += 1
+        # From a worker they are grain's own class of array over shared memory.
+        return {name: np.asarray(array) for name, array in batch.items()}
+
+    def close(self) -> None:
+        """Stops reading and ends the worker processes."""
+        self._batches.close()
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """Random access to batches by number, as grain asks of a source.
+
+    Attributes:
+        cases: All cases.
+        shape: (X, Y, Z, C) of each.
+        batch_size: Rows of a whole batch.
+        rows: Those that this process reads.
+        seed: Of the order; None is in order, and once.
+        shared: Whether to put batches in shared memory, from which another process takes them without a copy.
+    """
+
+    cases: tuple[ArrayCase, ...]
+    shape: tuple[int, int, int, int]
+    batch_size: int
+    rows: range
+    seed: int | None
+    shared: bool
+
+    def __len__(self) -> int:
+        return sys.maxsize if self.seed is not None else math.ceil(len(self.cases) / self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        index = self._index(number)
+        allocate = grain.multiprocessing.SharedMemoryArray if self.shared else np.empty
+        image = allocate((len(index), *self.shape), np.float32)
+        labels = allocate(image.shape[:-1], np.uint8)
+        try:
+            for row, case in enumerate(index):
+                read_image(self.cases[case], image[row])
+                read_labels(self.cases[case], labels[row])
+        except Exception as error:
+            if self.shared:
+                image.unlink_on_del()
+                labels.unlink_on_del()
+            if isinstance(error, InputError):
+                raise
+            raise RuntimeError(f"batch {number} ({self.names(number)}) could not be read: {error!r}") from error
+        batch = {"image": image, "labels": labels, "index": index}
+        return batch if self.seed is not None else batch | {"valid": self._positions(number) < len(self.cases)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images and labels of a batch."""
+        return len(self.rows) * math.prod(self.shape[:3]) * (4 * self.shape[3] + 1)
+
+    def names(self, number: int) -> str:
+        """Names of the cases of a batch."""
+        return ", ".join(self.cases[case].name for case in self._index(number))
+
+    def _positions(self, number: int) -> np.ndarray:
+        return number * self.batch_size + np.arange(self.rows.start, self.rows.stop)
+
+    def _index(self, number: int) -> np.ndarray:
+        num_cases = len(self.cases)
+        epochs, places = np.divmod(self._positions(number), num_cases)
+        if self.seed is not None:
+            places = [
+                epoch_order(num_cases, self.seed, epoch)[place]
+                for epoch, place in zip(epochs.tolist(), places, strict=True)
+            ]
+        return np.asarray(places, np.int32)
+
+
+def _rows(batch_size: int, process_index: int, process_count: int) -> range:
+    if batch_size < 1 or batch_size % process_count:
+        cure = "Choose a multiple of the number of processes"
+        raise InputError(f"a batch of {batch_size} cannot be shared by {process_count} processes", cure=cure)
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def _check_shared_memory(needed: int) -> None:
+    # A worker that finds it full is killed without a word, and containers often have 64 MB.
+    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < needed:
+        raise InputError(
+            f"worker processes need {needed / 1e9:.1f} GB of shared memory, {free / 1e9:.1f} GB are free",
+            file=_SHARED_MEMORY,
+            cure="Set --config.data.workers=0 to read by threads, or give the container more (docker run --shm-size)",
+        )
+
+
+def _set_up_worker(worker: int, worker_count: int) -> None:
+    """Runs first in each worker process."""
+    del worker, worker_count
+    # No device memory for those who only read, whatever the main program imports.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    # The terminal's Ctrl-C and the batch system's warning are for the main process, which goes on to finish its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    # A parent that is killed cannot end its workers; they would wait for ever to hand over their batches.
+    multiprocessing.parent_process().join()
+    os._exit(1)

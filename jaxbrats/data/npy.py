@@ -1,0 +1,143 @@
+"""Reading arrays in NumPy's own format, safely and straight into place.
+
+The format is at https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Files are read here by hand
+instead of by `numpy.load`, so that a damaged header is refused before any memory is taken, nothing is ever unpickled,
+and the voxels of a case go from the file into their row of a batch without a copy.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import stat
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+
+from jaxbrats.errors import InputError
+
+WRITE_AGAIN = "Write the file again (jaxbrats preprocess does, once it is deleted), or take the case out"
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What an array file says of itself.
+
+    Attributes:
+        shape: Of the array.
+        dtype: Of its elements, in the file's byte order.
+        fortran: Whether the first axis varies fastest.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+
+
+# Says what is wrong with a header for its purpose, None for nothing.
+Check = Callable[[Header], str | None]
+
+
+def read_header(path: pathlib.Path, case: str, check: Check) -> Header:
+    """Reads and checks the header alone.
+
+    Args:
+        path: The file.
+        case: Name of its case, for errors.
+        check: Refuses headers of the wrong kind.
+
+    Raises:
+        InputError: the file is unreadable, not in NumPy's format, holds Python objects or nothing, is refused by
+            `check`, or is shorter or longer than its header promises.
+    """
+    try:
+        with open(path, "rb", buffering=0, opener=_open) as file:
+            return _parse(file, path, case, check)
+    except OSError as error:
+        raise _unreadable(error, path, case) from error
+
+
+def read(path: pathlib.Path, case: str, check: Check, out: np.ndarray | None = None) -> np.ndarray:
+    """Reads an array.
+
+    Args:
+        path: The file.
+        case: Name of its case, for errors.
+        check: Refuses headers of the wrong kind.
+        out: A C-contiguous array to read into if it has the file's shape, type and order.
+
+    Returns:
+        `out` if it fitted, else a new array with the file's shape, type and order.
+
+    Raises:
+        InputError: as `read_header`.
+    """
+    try:
+        with open(path, "rb", buffering=0, opener=_open) as file:
+            header = _parse(file, path, case, check)
+            order = "F" if header.fortran else "C"
+            if out is None or header != Header(out.shape, out.dtype, False):
+                out = np.empty(header.shape, header.dtype, order=order)
+            left = memoryview(out.reshape(-1, order=order).view(np.uint8))
+            # Linux reads at most 2 GiB a call.
+            while left and (count := file.readinto(left)):
+                left = left[count:]
+    except OSError as error:
+        raise _unreadable(error, path, case) from error
+    if left:
+        raise InputError("was shortened while it was read", case=case, file=path, cure=WRITE_AGAIN)
+    return out
+
+
+def _open(path: str, flags: int) -> int:
+    # Opening a named pipe would otherwise wait for its other end.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _parse(file: BinaryIO, path: pathlib.Path, case: str, check: Check) -> Header:
+    """Reads the header, leaving `file` at the first element."""
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError("is not a regular file", case=case, file=path, cure=WRITE_AGAIN)
+    try:
+        header = Header(*_shape_dtype_fortran(file))
+    except OSError:
+        raise
+    except Exception as error:
+        # Garbage reaches NumPy's parser, which raises whatever Python's tokenizer and parser raise.
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        problem = f"is not an array in NumPy's .npy format ({reason})"
+        raise InputError(problem, case=case, file=path, cure=WRITE_AGAIN) from error
+    problem = _problem(header, status.st_size - file.tell(), check)
+    if problem is not None:
+        raise InputError(problem, case=case, file=path, cure=WRITE_AGAIN)
+    return header
+
+
+def _shape_dtype_fortran(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADER_READERS:
+        raise ValueError(f"version {version} of the format")
+    shape, fortran, dtype = _HEADER_READERS[version](file)
+    return shape, dtype, fortran
+
+
+def _problem(header: Header, present: int, check: Check) -> str | None:
+    """What is wrong with a header that `present` bytes follow; arithmetic alone, however large it claims to be."""
+    if header.dtype.hasobject:
+        return "holds pickled Python objects, which are never loaded because they could run code"
+    if min(header.shape, default=0) < 1:
+        return f"has shape {header.shape}, which holds no voxel"
+    problem = check(header)
+    promised = math.prod(header.shape) * header.dtype.itemsize
+    if problem is None and promised != present:
+        word = "truncated" if present < promised else "longer than it should be"
+        problem = f"is {word}: {header.dtype} of shape {header.shape} is {promised} bytes, {present} follow the header"
+    return problem
+
+
+def _unreadable(error: OSError, path: pathlib.Path, case: str) -> InputError:
+    problem = f"cannot be read ({error.strerror or error})"
+    return InputError(problem, case=case, file=path, cure="Check that the file is there and its permissions")

@@ -1,0 +1,374 @@
+"""Finding preprocessed cases and reading their arrays: both layouts, and every kind of damage."""
+
+import io
+import json
+import os
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxbrats.data import manifest as manifests
+from jaxbrats.data.arrays import ArrayCase, array_shape, find_arrays, fingerprint, read_image, read_labels
+from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.errors import InputError
+
+SHAPE = (3, 4, 5)
+RANDOM = np.random.default_rng(0)
+IMAGE = RANDOM.random((*SHAPE, 2), np.float32)
+LABELS = RANDOM.integers(0, 4, SHAPE, np.uint8)
+ONE_HOT = np.eye(4, dtype=np.float32)[LABELS]
+
+
+def save(path: pathlib.Path, array: np.ndarray, **arguments) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array, **arguments)
+    return path
+
+
+def write_own(folder: pathlib.Path, statuses: dict[str, str], finished: bool = True) -> None:
+    """As `jaxbrats preprocess` writes."""
+    settings = Preprocessing(crop=SHAPE, modalities=("t2f", "t1c")).to_dict()
+    cases = {name: {"status": status, "patient": name[:-4]} for name, status in statuses.items()}
+    manifest = {"version": manifests.VERSION, "settings": settings, "finished": finished, "cases": cases}
+    for name, status in statuses.items():
+        if status == "kept":
+            save(folder / "images" / f"{name}.npy", IMAGE)
+            save(folder / "masks" / f"{name}.npy", LABELS)
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def write_keras(folder: pathlib.Path, numbers: list[int]) -> None:
+    """As the Keras notebook wrote."""
+    for number in numbers:
+        save(folder / f"images/image_{number}.npy", IMAGE.astype(np.float64))
+        save(folder / f"masks/mask_{number}.npy", ONE_HOT)
+
+
+def a_case(folder: pathlib.Path, image=IMAGE, mask=LABELS) -> ArrayCase:
+    """A case of two files, each given as an array or as bytes."""
+    paths = folder / "image.npy", folder / "mask.npy"
+    for path, content in zip(paths, (image, mask), strict=True):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.save(path, content)
+    return ArrayCase("BraTS-1", "BraTS-1", *paths)
+
+
+def as_bytes(array: np.ndarray, version=None) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, version=version)
+    return file.getvalue()
+
+
+def with_header(text: str, data: bytes = b"") -> bytes:
+    header = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+class TestFinding:
+    def test_kept_cases_in_natural_order(self, tmp_path):
+        write_own(tmp_path, {"p10-000": "kept", "p2-000": "kept", "p2-001": "kept", "p3-000": "skipped", "x": "failed"})
+        cases = find_arrays(tmp_path)
+        assert [case.name for case in cases] == ["p2-000", "p2-001", "p10-000"]
+        assert [case.patient for case in cases] == ["p2", "p2", "p10"]
+        assert cases[0].image == tmp_path / "images/p2-000.npy"
+        assert cases[0].mask == tmp_path / "masks/p2-000.npy"
+        assert {case.side for case in cases} == {None}
+
+    def test_unfinished_preprocessing_is_refused(self, tmp_path):
+        write_own(tmp_path, {"p1-000": "kept"}, finished=False)
+        with pytest.raises(InputError, match=r"not finished.*Run jaxbrats preprocess again"):
+            find_arrays(tmp_path)
+
+    def test_no_kept_case(self, tmp_path):
+        write_own(tmp_path, {"p1-000": "skipped", "p2-000": "skipped", "p3-000": "failed"})
+        with pytest.raises(InputError, match=r"2 skipped, 1 failed"):
+            find_arrays(tmp_path)
+
+    @pytest.mark.parametrize("missing", ["images", "masks"])
+    def test_missing_file_of_a_kept_case(self, tmp_path, missing):
+        write_own(tmp_path, {"p1-000": "kept", "p2-000": "kept"})
+        (tmp_path / missing / "p2-000.npy").unlink()
+        with pytest.raises(InputError, match=rf"case p2-000: .*{missing}/p2-000.npy: is missing"):
+            find_arrays(tmp_path)
+
+    def test_keras_layout(self, tmp_path):
+        write_keras(tmp_path, [10, 2])
+        (tmp_path / "images/.partial-image_3.npy").write_bytes(b"")
+        (tmp_path / "images/notes.txt").write_text("")
+        cases = find_arrays(tmp_path)
+        assert [(case.name, case.patient, case.side) for case in cases] == [
+            ("image_2", "image_2", None),
+            ("image_10", "image_10", None),
+        ]
+        np.testing.assert_array_equal(read_image(cases[0]), IMAGE)
+        np.testing.assert_array_equal(read_labels(cases[0]), LABELS)
+
+    def test_splitfolders_layout(self, tmp_path):
+        write_keras(tmp_path / "train", [0, 11, 3])
+        write_keras(tmp_path / "val", [7])
+        assert [(case.name, case.side) for case in find_arrays(tmp_path)] == [
+            ("image_0", "train"),
+            ("image_3", "train"),
+            ("image_7", "val"),
+            ("image_11", "train"),
+        ]
+
+    def test_splitfolders_sides_may_not_overlap_or_be_empty(self, tmp_path):
+        write_keras(tmp_path / "train", [0, 1])
+        with pytest.raises(InputError, match=r"/val: holds neither"):
+            find_arrays(tmp_path)
+        write_keras(tmp_path / "val", [1])
+        with pytest.raises(InputError, match=r"case image_1: .*both train/ and val/"):
+            find_arrays(tmp_path)
+        write_keras(tmp_path, [5])
+        with pytest.raises(InputError, match="unclear"):
+            find_arrays(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("gone", "left", "partner"),
+        [
+            ("images/image_3.npy", "masks/mask_3.npy", "images/image_3.npy"),
+            ("masks/mask_3.npy", "images/image_3.npy", "masks/mask_3.npy"),
+        ],
+    )
+    def test_keras_partner_missing(self, tmp_path, gone, left, partner):
+        write_keras(tmp_path, [3, 4])
+        (tmp_path / gone).unlink()
+        with pytest.raises(InputError, match=rf"{left}: has no partner {partner}"):
+            find_arrays(tmp_path)
+
+    def test_no_folder_or_an_empty_one(self, tmp_path):
+        with pytest.raises(InputError, match="is not a folder"):
+            find_arrays(tmp_path / "nowhere")
+        with pytest.raises(InputError, match=r"holds neither a manifest.json nor images/image_N.npy"):
+            find_arrays(tmp_path)
+
+    def test_fingerprint_follows_names_and_order(self, tmp_path):
+        write_keras(tmp_path, [1, 2])
+        one, two = find_arrays(tmp_path)
+        prints = {fingerprint(cases) for cases in ([one, two], [two, one], [one], [two])}
+        assert len(prints) == 4
+        assert all(len(value) == 64 for value in prints)
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        "image",
+        [
+            IMAGE,
+            np.asfortranarray(IMAGE),
+            IMAGE.astype(">f4"),
+            IMAGE.astype(np.float64),
+            np.asfortranarray(IMAGE.astype(">f8")),
+            as_bytes(IMAGE, version=(2, 0)),
+        ],
+        ids=["plain", "fortran", "big-endian", "double", "fortran big-endian double", "format 2.0"],
+    )
+    def test_image_in_any_valid_form(self, tmp_path, image):
+        case = a_case(tmp_path, image=image)
+        new = read_image(case)
+        assert new.dtype == np.float32
+        assert new.flags.c_contiguous
+        np.testing.assert_array_equal(new, IMAGE)
+        batch = np.full((2, *IMAGE.shape), -1, np.float32)
+        read_image(case, batch[1])
+        np.testing.assert_array_equal(batch[1], IMAGE)
+        np.testing.assert_array_equal(batch[0], -1)
+
+    def test_half_precision_is_widened(self, tmp_path):
+        half = IMAGE.astype(np.float16)
+        np.testing.assert_array_equal(read_image(a_case(tmp_path, image=half)), half.astype(np.float32))
+
+    @pytest.mark.parametrize(
+        "mask",
+        [
+            LABELS,
+            np.asfortranarray(LABELS),
+            LABELS.astype(np.float64),
+            LABELS.astype(">i2"),
+            ONE_HOT,
+            ONE_HOT.astype(bool),
+            np.asfortranarray(ONE_HOT.astype(np.uint8)),
+            ONE_HOT.astype(">f8"),
+        ],
+    )
+    def test_labels_in_any_valid_form(self, tmp_path, mask):
+        case = a_case(tmp_path, mask=mask)
+        new = read_labels(case)
+        assert new.dtype == np.uint8
+        assert new.flags.c_contiguous
+        np.testing.assert_array_equal(new, LABELS)
+        batch = np.full((2, *SHAPE), 9, np.uint8)
+        read_labels(case, batch[0])
+        np.testing.assert_array_equal(batch[0], LABELS)
+        np.testing.assert_array_equal(batch[1], 9)
+
+    def test_large_but_finite_values_whose_sum_overflows(self, tmp_path):
+        image = np.full(IMAGE.shape, 3e38, np.float32)
+        np.testing.assert_array_equal(read_image(a_case(tmp_path, image=image)), image)
+
+
+def changed(array: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarray:
+    array = array.copy()
+    array[place] = value
+    return array
+
+
+HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 1000000, 3), }"
+
+BAD_IMAGES = {
+    "zero length": (b"", "not an array in NumPy's .npy format"),
+    "text": (b"this is no array, it is a text\n" * 9, "not an array in NumPy's .npy format"),
+    "header cut": (as_bytes(IMAGE)[:50], "not an array in NumPy's .npy format"),
+    "unknown version": (b"\x93NUMPY\x03\x00" + as_bytes(IMAGE)[8:], "version"),
+    "header is code": (with_header("__import__('os').abort()"), "not an array in NumPy's .npy format"),
+    "truncated": (as_bytes(IMAGE)[:-1], "is truncated: float32 of shape (3, 4, 5, 2) is 480 bytes, 479 follow"),
+    "no data": (as_bytes(IMAGE)[:128], "is truncated"),
+    "trailing data": (as_bytes(IMAGE) + b"x", "is longer than it should be"),
+    "claims exabytes": (with_header(HUGE, b"1234"), "is truncated"),
+    "negative size": (with_header(HUGE.replace("(1", "(-1")), "which holds no voxel"),
+    "no voxels": (IMAGE[:0], "which holds no voxel"),
+    "rank 3": (IMAGE[..., 0], "has shape (3, 4, 5), expected an image (X, Y, Z, channels)"),
+    "rank 5": (IMAGE[None], "expected an image"),
+    "scalar": (np.float32(1), "which holds no voxel"),
+    "integers": (IMAGE.astype(np.int16), "has dtype int16, expected float32"),
+    "complex": (IMAGE.astype(np.complex64), "has dtype complex64"),
+    "strings": (np.full(IMAGE.shape, "x"), "has dtype <U1"),
+    "records": (np.zeros(IMAGE.shape, [("a", "<f4")]), "has dtype"),
+    "NaN": (
+        changed(IMAGE, (1, 2, 3, 0), np.nan),
+        "holds 1 values that are NaN, infinite or beyond float32, first at (1, 2, 3, 0)",
+    ),
+    "infinite": (changed(IMAGE, (2, 3, 4, 1), -np.inf), "first at (2, 3, 4, 1)"),
+    "beyond float32": (changed(IMAGE.astype(np.float64), (0, 0, 0, 0), 1e300), "first at (0, 0, 0, 0)"),
+}
+BAD_MASKS = {
+    "label 4": (changed(LABELS, (0, 0, 0), 4), "expected whole labels 0 to 3, found values from 0 to 4"),
+    "label 255": (changed(LABELS, (0, 0, 0), 255), "to 255"),
+    "label 256 would wrap to 0": (changed(LABELS.astype(np.int32), (0, 0, 0), 256), "to 256"),
+    "negative": (changed(LABELS.astype(np.int8), (0, 0, 0), -1), "from -1"),
+    "not whole": (changed(LABELS.astype(np.float32), (0, 0, 0), 0.5), "expected whole labels"),
+    "NaN": (changed(LABELS.astype(np.float32), (0, 0, 0), np.nan), "expected whole labels"),
+    "rank 2": (LABELS[0], "expected labels (X, Y, Z) or one-hot (X, Y, Z, 4)"),
+    "three classes": (ONE_HOT[..., :3], "expected labels (X, Y, Z) or one-hot"),
+    "complex": (LABELS.astype(np.complex64), "has dtype complex64, expected uint8"),
+    "two classes at once": (np.maximum(ONE_HOT, np.eye(4)[0]), "expected one-hot"),
+    "no class": (ONE_HOT * (LABELS > 0)[..., None], "expected one-hot"),
+    "probabilities": (ONE_HOT * np.float32(0.5), "expected one-hot"),
+    "one-hot NaN": (np.where(ONE_HOT, np.nan, 0), "expected one-hot"),
+    "truncated": (as_bytes(LABELS)[:-7], "is truncated"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_bad_image_is_refused_in_a_line(tmp_path, content, message):
+    case = a_case(tmp_path, image=content)
+    with pytest.raises(InputError) as caught:
+        read_image(case)
+    text = str(caught.value)
+    assert text.startswith(f"case BraTS-1: {case.image}: ")
+    assert message in text
+    assert "jaxbrats preprocess" in text
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_MASKS.values(), ids=BAD_MASKS)
+def test_bad_mask_is_refused_in_a_line(tmp_path, content, message):
+    case = a_case(tmp_path, mask=content)
+    with pytest.raises(InputError) as caught:
+        read_labels(case)
+    assert str(caught.value).startswith(f"case BraTS-1: {case.mask}: ")
+    assert message in str(caught.value)
+
+
+class _Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (self.path,))
+
+
+def test_python_objects_are_never_unpickled(tmp_path):
+    exploded = tmp_path / "exploded"
+    bombs = np.full(IMAGE.shape, _Bomb(exploded), dtype=object)
+    case = a_case(tmp_path, image=bombs, mask=bombs)
+    for read in (read_image, read_labels, lambda case: array_shape([case])):
+        with pytest.raises(InputError, match="never loaded because they could run code"):
+            read(case)
+    assert not exploded.exists()
+
+
+def test_missing_unreadable_and_odd_files(tmp_path):
+    case = a_case(tmp_path)
+    case.image.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image(case)
+    case.image.mkdir()
+    with pytest.raises(InputError, match=r"cannot be read|not a regular file"):
+        read_image(case)
+    case.image.rmdir()
+    case.image.symlink_to(case.image)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image(case)
+    case.image.unlink()
+    os.mkfifo(case.image)
+    with pytest.raises(InputError, match="not a regular file"):
+        read_image(case)
+
+
+def test_wrong_shape_for_the_batch(tmp_path):
+    case = a_case(tmp_path)
+    with pytest.raises(InputError, match=r"image.npy: has shape \(3, 4, 5, 2\), expected \(3, 4, 5, 3\)"):
+        read_image(case, np.empty((3, 4, 5, 3), np.float32))
+    with pytest.raises(InputError, match=r"mask.npy: has shape \(3, 4, 5\), expected \(3, 4, 6\)"):
+        read_labels(case, np.empty((3, 4, 6), np.uint8))
+
+
+class TestShape:
+    def test_odd_one_out_is_named(self, tmp_path):
+        cases = []
+        for name in ("a", "b", "c", "d"):
+            (tmp_path / name).mkdir()
+            case = a_case(tmp_path / name, image=IMAGE[..., :1] if name == "c" else IMAGE)
+            cases.append(ArrayCase(name, name, case.image, case.mask))
+        with pytest.raises(InputError, match=r"case c: .*has shape \(3, 4, 5, 1\), but most cases have \(3, 4, 5, 2\)"):
+            array_shape(cases)
+        assert array_shape([cases[0], cases[1], cases[3]]) == (3, 4, 5, 2)
+
+    def test_mask_must_cover_the_image(self, tmp_path):
+        with pytest.raises(InputError, match=r"mask.npy: covers \(3, 4, 4\) voxels, but the image .* \(3, 4, 5\)"):
+            array_shape([a_case(tmp_path, mask=LABELS[..., :4])])
+
+    def test_reads_headers_only(self, tmp_path):
+        assert array_shape([a_case(tmp_path, image=np.full_like(IMAGE, np.nan), mask=ONE_HOT)]) == (3, 4, 5, 2)
+
+    def test_no_cases(self):
+        with pytest.raises(InputError, match="no cases"):
+            array_shape([])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 191), st.integers(0, 255)), max_size=4),
+    length=st.one_of(st.none(), st.integers(0, 188)),
+)
+def test_any_damage_is_refused_or_harmless(tmp_path, flips, length):
+    content = bytearray(as_bytes(LABELS))
+    for place, value in flips:
+        content[place % len(content)] = value
+    case = a_case(tmp_path, mask=bytes(content[:length]))
+    try:
+        labels = read_labels(case)
+    except InputError as error:
+        assert str(case.mask) in str(error)
+    else:
+        assert labels.dtype == np.uint8
+        assert labels.max() <= 3
