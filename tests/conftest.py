@@ -1,11 +1,35 @@
-"""Settings every test shares: the CPU, and a compilation cache that lasts one run of the tests."""
+"""What tests share: eight virtual CPU devices, a compilation cache, a tiny cohort and a tiny trained run."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight devices on one processor, to test what splits over several. JAX reads this when it first looks for devices.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import pathlib
+import textwrap
 
 import jax
 import pytest
+
+from jaxbrats import main
+from jaxbrats.data.synthetic import write_cohort
+
+TINY_CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict(dict(
+        seed=1, batch_size=2, num_epochs=3, learning_rate=3e-3, schedule="cosine", dtype="float32", remat=False,
+        conv="direct", gpu_memory_fraction=0.5,
+        mesh=dict(data=1, space=1),
+        data=dict(dir="", raw_dir="", modalities=("t2f", "t1c"), crop=(16, 16, 16), normalization="minmax",
+                  min_tumour=0.0, val_fraction=0.25, split_seed=0, workers=1),
+        model=dict(features=(4, 6), norm="instance", activation="relu", dropout=(0.1,)),
+        loss=dict(dice_weight=1.0, focal_weight=1.0, class_weights=(1.0, 1.0, 1.0, 1.0), alpha=0.25, gamma=2.0),
+        checkpoint=dict(every_steps=2),
+    ))
+"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +37,36 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Programs that several tests compile alike are compiled once."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A config file of a network that compiles in seconds."""
+    path = tmp_path_factory.mktemp("configs") / "tiny.py"
+    path.write_text(textwrap.dedent(TINY_CONFIG))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Eight phantoms of 20 x 24 x 18 voxels as BraTS 2023 files. Not to be written to."""
+    folder = tmp_path_factory.mktemp("cohort") / "raw"
+    write_cohort(folder, 8, (20, 24, 18), seed=0, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_cohort: pathlib.Path, tiny_run: pathlib.Path) -> pathlib.Path:
+    """The cohort preprocessed as `tiny_config` says, with its split. Not to be written to."""
+    return tiny_run / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tiny_cohort: pathlib.Path, tiny_config: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """A finished run on the cohort, made by the training program. Not to be written to."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.raw_dir={tiny_cohort}"]
+    assert main.run(arguments) == 0
+    return workdir

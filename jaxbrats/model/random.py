@@ -3,9 +3,9 @@
 JAX's own bits (threefry, 20 rounds) are made for statistics. Dropout needs one cheap decision for each of tens of
 millions of activations, fused into the multiplication that uses it; threefry costs more than the convolutions around
 it on a CPU and seconds of compilation for every shape. The hash is pcg3d of Jarzynski and Olano 2020, "Hash Functions
-for GPU Rendering" (Journal of Computer Graphics Techniques 9(3), https://jcgt.org/published/0009/03/02/), which passes their
-statistical tests. It depends on an element's position in the whole array alone, so the numbers are the same however the
-array is split over devices, and on every processor.
+for GPU Rendering" (Journal of Computer Graphics Techniques 9(3), https://jcgt.org/published/0009/03/02/), which
+passes their statistical tests. It depends on an element's position in the whole array alone, so the numbers are the
+same however the array is split over devices, and on every processor.
 """
 
 import math

@@ -1,0 +1,58 @@
+"""Everything once, in minutes, without any data: 24 synthetic patients, a small 3-D U-Net.
+
+    python -m jaxbrats.main --config=configs/quickstart.py
+
+The phantoms are written as BraTS 2023 files to data/quickstart, preprocessed, split, trained on and evaluated, like
+real patients. The network is that of configs/unet3d.py with fewer features, instance normalisation and a higher
+learning rate.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The settings, as `jaxbrats.train.settings` names them."""
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 2  # over all devices
+    config.num_epochs = 25
+    config.learning_rate = 3e-3  # Adam
+    config.schedule = "cosine"  # after a warm-up; or 'constant'
+    config.dtype = "float32"  # or 'bfloat16' for the activations
+    config.remat = False  # compute activations again in the backward pass, for less memory
+    config.conv = "auto"  # the fastest algorithm for the processor; 'direct' for XLA's own
+    config.gpu_memory_fraction = 0.9
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that share a batch; -1 for all
+    config.mesh.space = 1  # devices that share a volume
+
+    config.data = ConfigDict()
+    config.data.raw_dir = "data/quickstart"  # where the phantoms go
+    config.data.synthetic_cases = 24
+    config.data.synthetic_shape = (64, 64, 56)  # voxels
+    config.data.dir = ""  # preprocessed arrays; made from raw_dir, by default in the workdir
+    config.data.modalities = ("t2f", "t1c", "t2w")
+    config.data.crop = (64, 64, 64)
+    config.data.normalization = "minmax"  # or 'zscore', over brain voxels
+    config.data.min_tumour = 0.01  # cases with less of it in the crop are left out
+    config.data.val_fraction = 0.25
+    config.data.split_seed = 0
+    config.data.workers = 0  # processes that read batches; 0 reads in threads
+
+    config.model = ConfigDict()
+    config.model.features = (8, 16, 32, 64)
+    config.model.norm = "instance"  # 'none', 'group' or 'batch'
+    config.model.activation = "relu"
+    config.model.dropout = (0.0,)
+
+    config.loss = ConfigDict()
+    config.loss.dice_weight = 1.0
+    config.loss.focal_weight = 1.0
+    config.loss.class_weights = (1.0, 1.0, 1.0, 1.0)
+    config.loss.alpha = 0.25
+    config.loss.gamma = 2.0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 0  # besides each epoch's end; 0 for never
+    return config

@@ -1,0 +1,35 @@
+"""Scores a run's checkpoint on its validation cases.
+
+    jaxbrats evaluate --workdir=runs/unet3d
+    jaxbrats evaluate --workdir=runs/unet3d --step=latest --data=other_arrays
+
+Prints a table of each region and label, and writes evaluation/cases.csv, evaluation/summary.json and overlays into
+the run.
+"""
+
+import sys
+
+from absl import flags
+
+from jaxbrats.evaluation.run import evaluate_run
+from jaxbrats.evaluation.statistics import summary_table
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True, flag_values=FLAGS)
+_STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a step's number.", flag_values=FLAGS)
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Preprocessed arrays; by default those the run was trained on. Of another folder, the validation cases of its "
+    "split.json, or all its cases where it has none.",
+    flag_values=FLAGS,
+)
+
+
+def main() -> int:
+    """Evaluates and prints the summary; 1 if a case could not be scored."""
+    summary, problems = evaluate_run(_WORKDIR.value, _STEP.value, _DATA.value)
+    print(summary_table(summary))
+    for problem in problems:
+        print(f"not scored: {problem}", file=sys.stderr)
+    return 1 if problems else 0

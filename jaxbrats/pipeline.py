@@ -1,0 +1,134 @@
+"""The whole job of a training run, step by step: data, split, training, evaluation, figures."""
+
+import dataclasses
+import pathlib
+import sys
+
+from jaxbrats.data.arrays import array_shape, find_arrays, fingerprint
+from jaxbrats.data.cohort import preprocess_cohort
+from jaxbrats.data.manifest import FAILED, has_manifest, read_manifest
+from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.data.split import load_or_make_split
+from jaxbrats.data.synthetic import write_cohort
+from jaxbrats.errors import InputError
+from jaxbrats.evaluation.curves import plot_curves
+from jaxbrats.evaluation.run import evaluate_run, is_evaluated
+from jaxbrats.evaluation.statistics import summary_table
+from jaxbrats.train.interrupt import Interrupted
+from jaxbrats.train.logs import read_metrics
+from jaxbrats.train.loop import train
+from jaxbrats.train.record import write_record
+from jaxbrats.train.settings import Settings, check
+
+
+def run(settings: Settings, workdir: pathlib.Path) -> int:
+    """Does what is not done yet.
+
+    Returns:
+        The exit code: 0, 1 where cases of the cohort could not be used, 128 plus the signal that stopped it.
+
+    Raises:
+        InputError: data or settings that cannot be used.
+    """
+    data_dir, failed = prepare_data(settings, workdir)
+    cases = find_arrays(data_dir)
+    settings = adopt_preprocessing(settings, data_dir, array_shape(cases))
+    split = load_or_make_split(data_dir, cases, settings.data.val_fraction, settings.data.split_seed)
+    by_name = {case.name: case for case in cases}
+    training = [by_name[name] for name in split.train]
+    validation = [by_name[name] for name in split.val]
+    if not validation:
+        raise InputError(
+            f"has {len(training)} training and no validation cases",
+            file=data_dir,
+            cure="Two patients at least are needed, one to train on and one to validate on",
+        )
+    chosen = {"fingerprint": fingerprint(cases), "train": list(split.train), "val": list(split.val)}
+    write_record(workdir, settings, data_dir, chosen)
+    print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {data_dir}")
+    try:
+        outcome = train(settings, training, validation, workdir)
+    except Interrupted as interruption:
+        print(f"{interruption}; the same command goes on from there", file=sys.stderr)
+        return interruption.exit_code
+    if not outcome.trained and is_evaluated(workdir):
+        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
+    else:
+        plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
+        summary, problems = evaluate_run(workdir)
+        print(summary_table(summary))
+        print(f"{workdir}: done. Scores are in evaluation/cases.csv, pictures in figures/")
+        failed += map(str, problems)
+    for problem in failed:
+        print(f"not used: {problem}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+    """Sees to it that there are preprocessed arrays.
+
+    Returns:
+        Their folder, and a line for each case of the cohort that could not be read.
+
+    Raises:
+        InputError: there is no usable case, or the folder holds arrays made with other settings,
+            which another run may need.
+    """
+    data = settings.data
+    data_dir = pathlib.Path(data.dir) if data.dir else workdir / "data"
+    if not data.raw_dir:
+        return data_dir, []
+    if has_manifest(data_dir):
+        manifest = read_manifest(data_dir)
+        made = Preprocessing.from_dict(manifest["settings"])
+        if made != data.preprocessing:
+            name = next(name for name, value in made.to_dict().items() if value != data.preprocessing.to_dict()[name])
+            raise InputError(
+                f"holds arrays made with {name} = {getattr(made, name)}, the config asks for "
+                f"{getattr(data.preprocessing, name)}",
+                file=data_dir,
+                cure="Choose another config.data.dir",
+            )
+        if manifest["finished"]:
+            return data_dir, _failures(manifest)
+    raw_dir = pathlib.Path(data.raw_dir)
+    if data.synthetic_cases:
+        write_cohort(raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)
+    return data_dir, _failures(preprocess_cohort(raw_dir, data_dir, data.preprocessing, workers=data.workers or None))
+
+
+def adopt_preprocessing(settings: Settings, data_dir: pathlib.Path, shape: tuple[int, ...]) -> Settings:
+    """The settings with what the arrays were really made with, so that the run's record is true and prediction
+    repeats it.
+
+    Args:
+        settings: As configured.
+        data_dir: Folder of the arrays; its manifest tells, or where the Keras notebook wrote them, the arrays' shape
+            and the config.
+        shape: `(X, Y, Z, C)` of the arrays.
+
+    Raises:
+        InputError: the arrays do not fit the network, or have other channels than the modalities named.
+    """
+    if has_manifest(data_dir):
+        made = read_manifest(data_dir)["settings"]
+        preprocessing = Preprocessing.from_dict(made)
+    else:
+        preprocessing = dataclasses.replace(settings.data.preprocessing, crop=shape[:3])
+    if len(preprocessing.modalities) != shape[-1]:
+        raise InputError(
+            f"the arrays have {shape[-1]} channels, config.data.modalities names {len(preprocessing.modalities)}: "
+            f"{', '.join(preprocessing.modalities)}",
+            file=data_dir,
+            cure="Name the modalities of the arrays, in order, in config.data.modalities",
+        )
+    for name, value in preprocessing.to_dict().items():
+        if value != settings.data.preprocessing.to_dict()[name]:
+            print(f"data.{name} = {value}, as the arrays in {data_dir} were made")
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(preprocessing)))
+    check(settings)
+    return settings
+
+
+def _failures(manifest: dict) -> list[str]:
+    return [str(case["reason"]) for case in manifest["cases"].values() if case["status"] == FAILED]

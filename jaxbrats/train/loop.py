@@ -1,0 +1,275 @@
+"""The training loop: steps, validation at each epoch's end, checkpoints, logs.
+
+The host stays one step ahead of the devices: a step is dispatched before the metrics of the one before are fetched, and
+batches are on the devices before they are needed.
+"""
+
+import collections
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.labels import LABEL_NAMES, REGIONS
+from jaxbrats.data.loader import loader_position, training_batches, validation_batches
+from jaxbrats.errors import InputError
+from jaxbrats.model import scores
+from jaxbrats.train import checkpoints
+from jaxbrats.train.interrupt import Interrupted, stop_flag
+from jaxbrats.train.logs import MetricsLog, read_metrics
+from jaxbrats.train.mesh import make_mesh, put_batch, replicate
+from jaxbrats.train.settings import Settings
+from jaxbrats.train.state import TrainState, init_state, make_model, make_optimizer, make_schedule
+from jaxbrats.train.step import StepMetrics, jit_train_step, jit_validation_step, make_loss
+
+# Batches on the devices beside the one in use.
+_PREFETCH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Steps and epochs. Batches straddle epochs, so that every case is used once an epoch and every batch is full.
+
+    Attributes:
+        num_cases: Training cases.
+        batch_size: Cases in a batch.
+        num_epochs: Passes over the cases.
+    """
+
+    num_cases: int
+    batch_size: int
+    num_epochs: int
+
+    def end_of_epoch(self, epoch: int) -> int:
+        """The step that completes this many epochs."""
+        return math.ceil(epoch * self.num_cases / self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.end_of_epoch(self.num_epochs)
+
+    def epochs_completed(self, step: int) -> int:
+        """Whole epochs done after a step."""
+        return min(self.num_epochs, step * self.batch_size // self.num_cases)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether a step is the first at which one epoch more is complete."""
+        return self.epochs_completed(step) > self.epochs_completed(step - 1)
+
+
+class Outcome(NamedTuple):
+    """How training ended: at which step, and whether it did anything to get there."""
+
+    step: int
+    trained: bool
+
+
+def train(
+    settings: Settings, training: Sequence[ArrayCase], validation: Sequence[ArrayCase], workdir: pathlib.Path
+) -> Outcome:
+    """Trains until the last epoch is done, from the latest checkpoint in `workdir` where there is one.
+
+    Args:
+        settings: The run.
+        training: Cases to learn from.
+        validation: Cases to score each epoch; their mean region Dice chooses the best checkpoint.
+        workdir: Folder for `checkpoints/` and `metrics.jsonl`.
+
+    Returns:
+        The last step, and whether there was anything to train.
+
+    Raises:
+        InputError: settings the devices cannot serve, a checkpoint of another network or data set, unusable arrays, a
+            loss that is not finite.
+        Interrupted: SIGTERM or SIGINT came; the state is saved.
+    """
+    mesh = make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size)
+    plan = Plan(len(training), settings.batch_size, settings.num_epochs)
+    model = make_model(settings)
+    optimizer = make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps)
+    learning_rate = make_schedule(settings.learning_rate, settings.schedule, plan.total_steps)
+    loss = make_loss(settings.loss)
+    step_function = jit_train_step(mesh, model, optimizer, loss)
+    validation_function = jit_validation_step(mesh, model, loss)
+    state = replicate(mesh, init_state(model, optimizer, settings.seed, len(settings.data.modalities)))
+    key = replicate(mesh, jax.random.key(settings.seed))
+    place = loader_position(training, settings.seed)
+
+    with checkpoints.open_checkpoints(workdir) as manager, stop_flag() as stop:
+        if manager.latest_step() is not None:
+            state, saved_place = checkpoints.restore(manager, manager.latest_step(), state)
+            _check_place(saved_place, place, workdir)
+        start = int(state.step)
+        if start >= plan.total_steps:
+            return Outcome(start, trained=False)
+        log = MetricsLog(workdir, start)
+        clock = _Clock(read_metrics(workdir))
+        bar = tqdm(total=plan.total_steps, initial=start, desc="training", unit="step", dynamic_ncols=True)
+
+        def report(step: int, metrics: StepMetrics, index: np.ndarray) -> None:
+            metrics = jax.device_get(metrics)
+            if not np.isfinite(metrics.loss):
+                names = ", ".join(training[case].name for case in index)
+                raise InputError(
+                    f"the loss of step {step} is {metrics.loss} (cases {names}); the last good checkpoint is kept",
+                    cure="Look at these cases, lower config.learning_rate or train in float32",
+                )
+            record = {
+                "step": step,
+                "epoch": plan.epochs_completed(step - 1) + 1,
+                "split": "train",
+                **_scores_by_name(metrics.loss, metrics.dice, metrics.iou, metrics.accuracy),
+                "lr": float(learning_rate(step - 1)),
+                "seconds": clock.seconds(),
+            }
+            log.write(record)
+            bar.update()
+            bar.set_postfix({**bar_scores, "loss": f"{record['loss']:.4f}"}, refresh=False)
+
+        bar_scores: dict[str, str] = {}
+        batches = training_batches(
+            training,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            start_batch=start,
+            workers=settings.data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        try:
+            with batches:
+                pending = None
+                for step, (index, batch) in enumerate(
+                    _ahead(clock.timed(batches), lambda batch: (batch["index"], put_batch(mesh, batch))), start + 1
+                ):
+                    state, metrics = step_function(state, batch, key)
+                    if pending:
+                        report(*pending)
+                    pending = (step, metrics, index)
+                    ends_epoch = plan.ends_epoch(step)
+                    saves = settings.checkpoint.every_steps and step % settings.checkpoint.every_steps == 0
+                    if not (ends_epoch or saves or stop.number):
+                        continue
+                    report(*pending)
+                    pending = None
+                    result = None
+                    if ends_epoch:
+                        result = _validate(validation_function, state, validation, settings, mesh)
+                        epoch = plan.epochs_completed(step)
+                        waited = {"data_wait": clock.share_waited(), "seconds": clock.seconds()}
+                        log.write({"step": step, "epoch": epoch, "split": "val", **result, **waited})
+                        bar_scores["val_dice"] = f"{result[checkpoints.SCORE]:.3f}"
+                        bar.set_description(f"epoch {epoch}/{plan.num_epochs}")
+                    checkpoints.save(manager, state, place, result and {checkpoints.SCORE: result[checkpoints.SCORE]})
+                    if stop.number:
+                        raise Interrupted(stop.number, step)
+                    if step == plan.total_steps:
+                        return Outcome(step, trained=True)
+        finally:
+            bar.close()
+            log.close()
+    raise AssertionError("the loader ended before the run")
+
+
+def _validate(
+    step: Callable[..., Any],
+    state: TrainState,
+    cases: Sequence[ArrayCase],
+    settings: Settings,
+    mesh: jax.sharding.Mesh,
+) -> dict[str, Any]:
+    """Loss and scores over the validation cases, each the mean over cases."""
+    results = []
+    batches = validation_batches(cases, batch_size=settings.batch_size)
+    with batches:
+        for valid, batch in _ahead(batches, lambda batch: (batch["valid"], put_batch(mesh, batch))):
+            results.append((valid, step(state, batch)))
+    results = [jax.tree.map(lambda rows, valid=valid: rows[valid], jax.device_get(case)) for valid, case in results]
+    case = jax.tree.map(lambda *rows: np.concatenate(rows), *results)
+    regions = {
+        name: float(np.mean(scores.region_dice(case.counts.confusion, labels))) for name, labels in REGIONS.items()
+    }
+    return {
+        **_scores_by_name(
+            np.mean(case.loss, dtype=np.float64),
+            np.mean(scores.class_dice(case.counts.confusion), axis=0),
+            np.mean(scores.class_iou(case.counts), axis=0),
+            scores.accuracy(case.counts.confusion),
+        ),
+        "region_dice": regions,
+        checkpoints.SCORE: float(np.mean(list(regions.values()))),
+    }
+
+
+def _scores_by_name(loss: Any, dice: Any, iou: Any, accuracy: Any) -> dict[str, Any]:
+    """The entries that training and validation records share."""
+    return {
+        "loss": float(loss),
+        "dice": dict(zip(LABEL_NAMES, map(float, dice), strict=True)),
+        "iou": dict(zip(LABEL_NAMES, map(float, iou), strict=True)),
+        "accuracy": float(accuracy),
+    }
+
+
+def _ahead(items: Iterable[Any], send: Callable[[Any], Any]) -> Iterator[Any]:
+    """`map(send, items)`, kept a few items ahead, so that transfers to the devices overlap with their work."""
+    waiting = collections.deque()
+    for item in items:
+        waiting.append(send(item))
+        if len(waiting) > _PREFETCH:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _check_place(saved: dict[str, Any], expected: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Refuses to go on with other training cases or another order than the run began with."""
+    for name, value in expected.items():
+        if saved.get(name) != value:
+            raise InputError(
+                f"the run here was trained on other data: {name} was {saved.get(name)}, it is {value}",
+                file=workdir,
+                cure="Give it the data and seed it began with, or another --workdir",
+            )
+
+
+class _Clock:
+    """Seconds of training over all the starts of a run, and how much of them the loop waited for data.
+
+    Args:
+        records: What earlier starts logged; their last 'seconds' is where this one begins.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self._begun = time.monotonic() - max((record.get("seconds", 0.0) for record in records), default=0.0)
+        self._since = time.monotonic()
+        self._waited = 0.0
+
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        return round(time.monotonic() - self._begun, 3)
+
+    def timed(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Passes items on, counting the time until each came."""
+        iterator = iter(items)
+        while True:
+            asked = time.monotonic()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - asked
+            yield item
+
+    def share_waited(self) -> float:
+        """Share of the time since the last call that the loop waited for the loader."""
+        share = self._waited / max(time.monotonic() - self._since, 1e-9)
+        self._since, self._waited = time.monotonic(), 0.0
+        return round(share, 4)

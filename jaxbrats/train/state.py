@@ -1,0 +1,79 @@
+"""What training carries from step to step, and how it begins."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from jaxbrats.data.labels import NUM_CLASSES
+from jaxbrats.model.unet import UNet3D
+from jaxbrats.train.settings import Settings
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and writes; a tree of arrays, so it is jitted, donated and checkpointed as it stands.
+
+    Attributes:
+        step: Steps done, int32 scalar.
+        params: The network's parameters, float32.
+        batch_stats: Running statistics of batch normalisation; empty with other norms.
+        opt_state: The optimiser's.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def make_model(settings: Settings) -> UNet3D:
+    """The network that the settings describe."""
+    network = settings.model
+    return UNet3D(
+        features=network.features,
+        num_classes=NUM_CLASSES,
+        norm=network.norm,
+        activation=network.activation,
+        dropout=network.dropout if len(network.dropout) > 1 else network.dropout[0],
+        conv=settings.conv,
+        remat=settings.remat,
+        dtype=jnp.dtype(settings.dtype),
+    )
+
+
+def make_optimizer(learning_rate: float, schedule: str, total_steps: int) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with a constant or a cosine learning rate."""
+    return optax.adam(make_schedule(learning_rate, schedule, total_steps))
+
+
+def make_schedule(learning_rate: float, schedule: str, total_steps: int) -> optax.Schedule:
+    """Step to learning rate: 'constant', or 'cosine' after a linear warm-up over the first twentieth of the steps."""
+    if schedule == "constant":
+        return optax.constant_schedule(learning_rate)
+    warmup = total_steps // 20
+    return optax.warmup_cosine_decay_schedule(learning_rate / 10, learning_rate, warmup, max(total_steps, warmup + 1))
+
+
+def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int, channels: int) -> TrainState:
+    """A fresh state.
+
+    Args:
+        model: The network.
+        optimizer: From `make_optimizer`.
+        seed: Of the parameters.
+        channels: Input channels.
+    """
+    # Parameters do not depend on the volume's size, so the smallest one that can be halved often enough will do.
+    edge = 2 ** (len(model.features) - 1)
+
+    @jax.jit
+    def init(key: jax.Array) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, edge, edge, edge, channels), jnp.float32))
+        params = variables["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
+
+    return init(jax.random.key(seed))

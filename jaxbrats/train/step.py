@@ -1,0 +1,116 @@
+"""One training step and one validation step: pure functions of their arguments, jitted over the mesh."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from jaxbrats.model import scores
+from jaxbrats.model.losses import categorical_focal_loss, dice_loss
+from jaxbrats.train.mesh import batch_sharding, replicated
+from jaxbrats.train.settings import Loss
+from jaxbrats.train.state import TrainState
+
+Batch = dict[str, jax.Array]
+LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class StepMetrics(NamedTuple):
+    """Of one training batch: scalars, and `(C,)` for each class."""
+
+    loss: jax.Array
+    dice: jax.Array
+    iou: jax.Array
+    accuracy: jax.Array
+
+
+class CaseMetrics(NamedTuple):
+    """Of each case of a validation batch: loss `(B,)` and the counts its scores follow from."""
+
+    loss: jax.Array
+    counts: scores.Counts
+
+
+def make_loss(loss: Loss) -> LossFunction:
+    """The weighted sum of Dice and focal loss that the settings ask for."""
+
+    def compute(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        total = jnp.zeros((), jnp.float32)
+        if loss.dice_weight:
+            total += loss.dice_weight * dice_loss(logits, labels, loss.class_weights)
+        if loss.focal_weight:
+            total += loss.focal_weight * categorical_focal_loss(logits, labels, loss.alpha, loss.gamma)
+        return total
+
+    return compute
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss_function: LossFunction,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[TrainState, StepMetrics]:
+    """One update. The key is the run's; the step's own is made from it and the step's number."""
+    dropout_key = jax.random.fold_in(key, state.step)
+
+    def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        return loss_function(logits, batch["labels"]), (logits, updated.get("batch_stats", {}))
+
+    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    counts = jax.tree.map(lambda cases: cases.sum(0), scores.count(logits, batch["labels"]))
+    metrics = StepMetrics(
+        loss, scores.class_dice(counts.confusion), scores.class_iou(counts), scores.accuracy(counts.confusion)
+    )
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:
+    """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
+    logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch["image"])
+    loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
+    return CaseMetrics(loss, scores.count(logits, batch["labels"]))
+
+
+def jit_train_step(
+    mesh: Mesh, model: nn.Module, optimizer: optax.GradientTransformation, loss_function: LossFunction
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
+    """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
+        return train_step(model, optimizer, loss_function, state, batch, key)
+
+    whole = replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(whole, batch_sharding(mesh), whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def jit_validation_step(
+    mesh: Mesh, model: nn.Module, loss_function: LossFunction
+) -> Callable[[TrainState, Batch], CaseMetrics]:
+    """`validation_step` compiled over the mesh."""
+
+    def step(state: TrainState, batch: Batch) -> CaseMetrics:
+        return validation_step(model, loss_function, state, batch)
+
+    whole = replicated(mesh)
+    return jax.jit(step, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)

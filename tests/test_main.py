@@ -1,0 +1,200 @@
+"""The training program from the command line to the last file: what it leaves, resuming, refusing."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxbrats import commands, main
+from jaxbrats.data.labels import SCORED
+from jaxbrats.evaluation.scores import read_csv
+from jaxbrats.train.loop import Plan
+
+
+def records(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in ("seconds", "data_wait")} for line in lines
+    ]
+
+
+def arrays(workdir, step):
+    with ocp.StandardCheckpointer() as reader:
+        return [reader.restore(workdir / "checkpoints" / str(step) / item) for item in ("model", "training")]
+
+
+def leaves(tree):
+    if isinstance(tree, dict | list | tuple):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves(item)
+    else:
+        yield np.asarray(tree)
+
+
+def test_a_run_leaves_everything(tiny_run):
+    files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
+    assert {"config.json", "metrics.jsonl", "data/manifest.json", "data/split.json"} <= files
+    assert {"figures/loss.png", "figures/iou.png", "figures/dice.png"} <= files
+    assert {"evaluation/cases.csv", "evaluation/summary.json"} <= files
+    split = json.loads((tiny_run / "data" / "split.json").read_text())
+    assert len([name for name in files if name.startswith("figures/overlay_")]) == len(split["val"])
+    assert not [name for name in files if ".partial-" in name]
+    rows = read_csv(tiny_run / "evaluation" / "cases.csv")
+    assert {(row["case"], row["region"]) for row in rows} == {
+        (case, region) for case in split["val"] for region in SCORED
+    }
+    assert all(0 <= row["dice"] <= 1 for row in rows)
+
+
+def test_the_log_tells_every_step_and_epoch(tiny_run):
+    split = json.loads((tiny_run / "data" / "split.json").read_text())
+    plan = Plan(len(split["train"]), 2, 3)
+    log = records(tiny_run)
+    train = [record for record in log if record["split"] == "train"]
+    assert [record["step"] for record in train] == list(range(1, plan.total_steps + 1))
+    val = [record for record in log if record["split"] == "val"]
+    assert [(record["epoch"], record["step"]) for record in val] == [(e, plan.end_of_epoch(e)) for e in (1, 2, 3)]
+    assert all(np.isfinite(record["loss"]) for record in log)
+    assert set(val[0]["dice"]) == {"background", "NCR", "ED", "ET"}
+    assert val[0]["mean_region_dice"] == pytest.approx(np.mean(list(val[0]["region_dice"].values())))
+    assert train[-1]["lr"] < train[1]["lr"]
+
+
+def test_the_record_is_enough_to_run_again(tiny_run, tmp_path):
+    record = json.loads((tiny_run / "config.json").read_text())
+    assert record["settings"]["data"]["modalities"] == ["t2f", "t1c"]
+    assert set(record["versions"]) >= {"jax", "flax", "orbax-checkpoint", "python"}
+    config = tmp_path / "again.py"
+    config.write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict({record['settings']!r})\n"
+    )
+    again = tmp_path / "again"
+    assert main.run([f"--config={config}", f"--workdir={again}", f"--config.data.dir={tiny_run / 'data'}"]) == 0
+    assert records(again) == records(tiny_run)
+    last = records(tiny_run)[-1]["step"]
+    for one, other in zip(leaves(arrays(again, last)), leaves(arrays(tiny_run, last)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_finished_run_does_nothing(tiny_run, tiny_config, tiny_cohort, capsys):
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*.png")}
+    log = (tiny_run / "metrics.jsonl").read_bytes()
+    assert main.run([f"--config={tiny_config}", f"--workdir={tiny_run}", f"--config.data.raw_dir={tiny_cohort}"]) == 0
+    assert "this run is finished (3 epochs" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*.png")} == before
+    assert (tiny_run / "metrics.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize("lost", ["a step", "an epoch"])
+def test_resuming_ends_where_the_uninterrupted_run_did(tiny_run, tiny_config, tmp_path, lost):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run, workdir, ignore=shutil.ignore_patterns("data", "evaluation"))
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    shutil.rmtree(workdir / "checkpoints" / str(steps[-1]))
+    if lost == "an epoch" and len(steps) > 2:
+        shutil.rmtree(workdir / "checkpoints" / str(steps[-2]))
+    with (workdir / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 99, "split": "tr')  # what a kill may leave
+    assert main.run([f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_run / 'data'}"]) == 0
+    assert records(workdir) == records(tiny_run)
+    for one, other in zip(leaves(arrays(workdir, steps[-1])), leaves(arrays(tiny_run, steps[-1])), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_more_epochs_go_on_from_a_finished_run(tiny_run, tiny_config, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run, workdir, ignore=shutil.ignore_patterns("data"))
+    arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_run / 'data'}"]
+    assert main.run([*arguments, "--config.num_epochs=4"]) == 0
+    assert records(workdir)[: len(records(tiny_run))] == records(tiny_run)
+    assert records(workdir)[-1]["epoch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("--config.learning_rate=1e-2", "holds a run with config.learning_rate = 0.003; now it is 0.01"),
+        ("--config.model.features=(4,8)", "config.model.features = [4, 6]; now it is [4, 8]"),
+        ("--config.seed=7", "config.seed = 1; now it is 7"),
+    ],
+)
+def test_another_run_is_not_overwritten(tiny_run, tiny_config, capsys, changed, message):
+    arguments = [f"--config={tiny_config}", f"--workdir={tiny_run}", f"--config.data.dir={tiny_run / 'data'}"]
+    assert main.run([*arguments, changed]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--config.data.raw_dir=FOLDER"),
+        (["--config.lerning_rate=1"], 2, 'Did you mean "learning_rate"'),
+        (["--config.batch_size=two"], 2, "invalid literal for int"),
+        (["--nonsense=1"], 2, "Unknown command line flag 'nonsense'"),
+        (["stray"], 2, "unexpected argument 'stray'"),
+        (["--config.data.raw_dir=/nonexistent"], 1, "/nonexistent"),
+        (["--config.data.dir=/nonexistent"], 1, "/nonexistent: is not a folder"),
+        (["--config.data.crop=(15,16,16)"], 1, "data.crop must be divisible by 2"),
+        (
+            ["--config.batch_size=3", "--config.mesh.data=2", "--config.data.dir=DATA"],
+            1,
+            "batch_size 3 cannot be divided over 2 devices",
+        ),
+    ],
+)
+def test_mistakes_end_in_a_line(tiny_config, tiny_data, tmp_path, capsys, arguments, code, message):
+    arguments = [argument.replace("DATA", str(tiny_data)) for argument in arguments]
+    assert main.run([f"--config={tiny_config}", f"--workdir={tmp_path / 'run'}", *arguments]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_missing_config_file(capsys):
+    assert main.run(["--config=configs/nowhere.py"]) == 2
+    assert "configs/nowhere.py" in capsys.readouterr().err
+
+
+def test_arrays_made_otherwise_are_not_made_anew_under_another_run(
+    tiny_run, tiny_config, tiny_cohort, tmp_path, capsys
+):
+    arguments = [f"--config={tiny_config}", f"--workdir={tmp_path}", f"--config.data.raw_dir={tiny_cohort}"]
+    data = tiny_run / "data"
+    assert main.run([*arguments, f"--config.data.dir={data}", "--config.data.normalization=zscore"]) == 1
+    assert "holds arrays made with normalization = minmax, the config asks for zscore" in capsys.readouterr().err
+
+
+def test_the_arrays_own_settings_are_recorded(tiny_run, tiny_config, tmp_path):
+    """A folder of arrays is used as it was made, whatever the config says, and the record tells so."""
+    arguments = [f"--config={tiny_config}", f"--workdir={tmp_path}", f"--config.data.dir={tiny_run / 'data'}"]
+    assert main.run([*arguments, "--config.data.modalities=t1n,t2w", "--config.num_epochs=1"]) == 0
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["settings"]["data"]["modalities"] == ["t2f", "t1c"]
+
+
+def test_train_is_the_program(tiny_config, tmp_path, capsys):
+    assert commands.run(["train", f"--config={tiny_config}", f"--workdir={tmp_path}"]) == 2
+    assert "configs/quickstart.py" in capsys.readouterr().err
+    assert commands.run(["train", "--help"]) == 0
+    assert "--config.data.raw_dir" in capsys.readouterr().out
+
+
+def test_keras_folders_train_too(tiny_config, tmp_path):
+    """What the notebook wrote: image_N.npy with one-hot masks, as splitfolders lays them out."""
+    rng = np.random.default_rng(0)
+    for side, numbers in (("train", (0, 1)), ("val", (2,))):
+        for name in ("images", "masks"):
+            (tmp_path / "keras" / side / name).mkdir(parents=True)
+        for number in numbers:
+            labels = rng.integers(0, 4, (8, 8, 8))
+            np.save(tmp_path / "keras" / side / "images" / f"image_{number}.npy", rng.random((8, 8, 8, 2)))
+            np.save(tmp_path / "keras" / side / "masks" / f"mask_{number}.npy", np.eye(4, dtype=np.float32)[labels])
+    workdir = pathlib.Path(tmp_path / "run")
+    arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tmp_path / 'keras'}"]
+    assert main.run([*arguments, "--config.num_epochs=1"]) == 0
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["settings"]["data"]["crop"] == [8, 8, 8]
+    assert record["data"]["val"] == ["image_2"]

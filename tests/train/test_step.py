@@ -1,0 +1,123 @@
+"""The step as a pure function: against plain JAX, and the same on any number of devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxbrats.errors import InputError
+from jaxbrats.model.losses import categorical_focal_loss, dice_loss
+from jaxbrats.train.mesh import make_mesh, put_batch, replicate
+from jaxbrats.train.settings import Loss, Model, Settings
+from jaxbrats.train.state import init_state, make_model, make_optimizer, make_schedule
+from jaxbrats.train.step import jit_train_step, jit_validation_step, make_loss
+
+SETTINGS = Settings(batch_size=2, conv="direct", model=Model(features=(4, 6), norm="instance", dropout=(0.0,)))
+
+
+def batch_of(cases=2, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(cases, size, size, size, 3)).astype(np.float32)
+    return {"image": image, "labels": rng.integers(0, 4, image.shape[:-1]).astype(np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    model = make_model(SETTINGS)
+    optimizer = make_optimizer(1e-2, "constant", 10)
+    return model, optimizer, make_loss(SETTINGS.loss)
+
+
+def test_a_step_is_adam_on_the_sum_of_both_losses(parts):
+    model, optimizer, loss = parts
+    mesh = make_mesh(1, 1, 2)
+    state = init_state(model, optimizer, 0, 3)
+    params = jax.tree.map(np.asarray, state.params)
+    batch = batch_of()
+
+    def objective(params):
+        logits = model.apply({"params": params}, batch["image"])
+        return dice_loss(logits, batch["labels"]) + categorical_focal_loss(logits, batch["labels"])
+
+    expected_loss, gradient = jax.jit(jax.value_and_grad(objective))(params)
+    # Adam's first step moves each parameter by the learning rate against its gradient's sign.
+    expected = jax.tree.map(lambda p, g: p - 1e-2 * g / (np.abs(g) + 1e-8), params, gradient)
+    new, metrics = jit_train_step(mesh, model, optimizer, loss)(
+        replicate(mesh, state), put_batch(mesh, batch), replicate(mesh, jax.random.key(0))
+    )
+    assert int(new.step) == 1
+    np.testing.assert_allclose(metrics.loss, expected_loss, rtol=1e-6)
+    moved = jax.tree.map(lambda a, b: float(np.mean(np.abs(a - b) < 1e-4)), new.params, expected)
+    assert min(jax.tree.leaves(moved)) > 0.95  # a gradient near 0 has no certain sign
+
+
+def test_validation_scores_each_case_by_itself(parts):
+    model, optimizer, loss = parts
+    mesh = make_mesh(1, 1, 2)
+    state = replicate(mesh, init_state(model, optimizer, 0, 3))
+    step = jit_validation_step(mesh, model, loss)
+    batch = batch_of()
+    together = step(state, put_batch(mesh, batch))
+    swapped = step(state, put_batch(mesh, {name: array[::-1].copy() for name, array in batch.items()}))
+    np.testing.assert_allclose(together.loss, swapped.loss[::-1], rtol=1e-5)
+    np.testing.assert_array_equal(together.counts.confusion, swapped.counts.confusion[::-1])
+    assert together.counts.confusion.sum() == 2 * 8**3
+    logits = model.apply({"params": state.params}, batch["image"][:1])
+    np.testing.assert_allclose(together.loss[0], loss(logits, batch["labels"][:1]), rtol=1e-5)
+
+
+def test_loss_weights():
+    logits, labels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2, 4))), jnp.ones((1, 2, 2, 2), int)
+    dice, focal = dice_loss(logits, labels), categorical_focal_loss(logits, labels)
+    assert np.isclose(make_loss(Loss(dice_weight=2.0, focal_weight=0.0))(logits, labels), 2 * dice)
+    assert np.isclose(make_loss(Loss(dice_weight=0.5, focal_weight=3.0))(logits, labels), 0.5 * dice + 3 * focal)
+
+
+def test_schedules():
+    constant, cosine = make_schedule(1e-3, "constant", 100), make_schedule(1e-3, "cosine", 100)
+    assert constant(0) == constant(99) == 1e-3
+    assert np.isclose(cosine(0), 1e-4)
+    assert np.isclose(cosine(5), 1e-3)
+    assert np.isclose(cosine(5 + 95 / 2), 0.5e-3, rtol=0.02)
+    assert cosine(100) < 1e-9
+    assert isinstance(make_optimizer(1e-3, "cosine", 3), optax.GradientTransformation)
+
+
+def losses_on(data, space):
+    """Losses of three steps, with dropout, on a mesh of devices."""
+    settings = dataclasses.replace(SETTINGS, model=dataclasses.replace(SETTINGS.model, dropout=(0.2,)))
+    model, optimizer = make_model(settings), make_optimizer(1e-4, "constant", 10)
+    mesh = make_mesh(data, space, 8)
+    state = replicate(mesh, init_state(model, optimizer, 0, 3))
+    step = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
+    key = replicate(mesh, jax.random.key(0))
+    losses = []
+    for number in range(3):
+        state, metrics = step(state, put_batch(mesh, batch_of(8, seed=number)), key)
+        losses.append(float(metrics.loss))
+    return losses
+
+
+@pytest.fixture(scope="module")
+def losses_on_one_device():
+    return losses_on(1, 1)
+
+
+@pytest.mark.parametrize(("data", "space"), [(2, 1), (4, 1), (8, 1), (2, 2)])
+def test_any_number_of_devices_gives_the_same_losses(losses_on_one_device, data, space):
+    np.testing.assert_allclose(losses_on(data, space), losses_on_one_device, rtol=1e-5)
+
+
+def test_all_devices_are_taken_by_default():
+    assert dict(make_mesh(-1, 1, 8).shape) == {"data": 8, "space": 1}
+    assert dict(make_mesh(-1, 2, 8).shape) == {"data": 4, "space": 2}
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    with pytest.raises(InputError, match=r"batch_size 6 cannot be divided over 8 devices\. Take a multiple of 8"):
+        make_mesh(-1, 1, 6)
+    with pytest.raises(InputError, match="asks for 9 x 1 devices, there are 8"):
+        make_mesh(9, 1, 9)
