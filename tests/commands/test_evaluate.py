@@ -1,0 +1,63 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxbrats import commands
+from jaxbrats.data.arrays import find_arrays, read_image, read_labels
+from jaxbrats.evaluation.scores import read_csv
+from jaxbrats.inference.network import load_network, make_predict
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    """A copy of the run, to write to."""
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("data", "evaluation"))
+    return tmp_path / "run"
+
+
+def test_scores_of_the_validation_cases(run, tiny_data, capsys):
+    assert commands.run(["evaluate", f"--workdir={run}", "--step=latest"]) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["WT", "TC", "ET", "NCR", "ED"]
+    rows = {(row["case"], row["region"]): row["dice"] for row in read_csv(run / "evaluation" / "cases.csv")}
+    split = json.loads((tiny_data / "split.json").read_text())
+    predict = make_predict([load_network(run, "latest")])
+    for case in find_arrays(tiny_data):
+        if case.name not in split["val"]:
+            assert (case.name, "WT") not in rows
+            continue
+        predicted, truth = predict(read_image(case)) > 0, read_labels(case) > 0
+        expected = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+        assert rows[case.name, "WT"] == pytest.approx(expected)
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    wt = [dice for (_, region), dice in rows.items() if region == "WT"]
+    assert summary["regions"]["WT"]["dice"]["mean"] == pytest.approx(np.mean(wt))
+    assert summary["regions"]["WT"]["dice"]["median"] == pytest.approx(np.median(wt))
+
+
+def test_other_data_without_a_split_is_scored_whole(run, tiny_data, tmp_path):
+    shutil.copytree(tiny_data, tmp_path / "other")
+    (tmp_path / "other" / "split.json").unlink()
+    assert commands.run(["evaluate", f"--workdir={run}", f"--data={tmp_path / 'other'}"]) == 0
+    assert len({row["case"] for row in read_csv(run / "evaluation" / "cases.csv")}) == 8
+
+
+def test_an_unreadable_array_is_named_and_the_others_go_on(run, tiny_data, tmp_path, capsys):
+    shutil.copytree(tiny_data, tmp_path / "other")
+    case = json.loads((tiny_data / "split.json").read_text())["val"][0]
+    broken = tmp_path / "other" / "images" / f"{case}.npy"
+    broken.write_bytes(broken.read_bytes()[:-8])
+    assert commands.run(["evaluate", f"--workdir={run}", f"--data={tmp_path / 'other'}"]) == 1
+    assert str(broken) in capsys.readouterr().err
+    assert case not in {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")}
+
+
+def test_arrays_of_other_preprocessing_are_refused(run, tiny_data, tmp_path, capsys):
+    shutil.copytree(tiny_data, tmp_path / "other")
+    manifest = json.loads((tiny_data / "manifest.json").read_text())
+    manifest["settings"]["modalities"] = ["t2f", "t1n"]
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    assert commands.run(["evaluate", f"--workdir={run}", f"--data={tmp_path / 'other'}"]) == 1
+    assert "modalities = ['t2f', 't1n'], the run was trained with ['t2f', 't1c']" in capsys.readouterr().err
