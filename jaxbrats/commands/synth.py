@@ -1,0 +1,44 @@
+"""Writes a cohort of synthetic glioma patients as BraTS 2023 files, to try everything on without any data.
+
+    jaxbrats synth --out=DIR --cases=24 --shape=96,96,80 --seed=0
+
+Each case is a folder with t1n, t1c, t2w, t2f and seg. Some patients have two time points. The same seed and shape
+write the same files; more --cases add cases and leave the others as they are. The folder must be empty or hold the
+same cohort.
+"""
+
+import statistics
+
+from absl import flags
+
+from jaxbrats.data import synthetic
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("out", None, "Folder to write the cohort to.", required=True, flag_values=FLAGS)
+flags.DEFINE_integer("cases", 24, "Number of scans.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_list(
+    "shape",
+    ["96", "96", "80"],
+    "Voxels along x, y, z. BraTS has 240,240,155 of 1 mm; a smaller volume holds the same head in larger voxels.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("seed", 0, "The same seed writes the same cohort.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("workers", None, "Processes. By default one a CPU.", lower_bound=1, flag_values=FLAGS)
+
+
+@flags.validator("shape", "expected three whole numbers X,Y,Z from 16 to 1024", flag_values=FLAGS)
+def _is_shape(values: list[str]) -> bool:
+    smallest, largest = synthetic.SMALLEST_SHAPE, synthetic.LARGEST_SHAPE
+    return len(values) == 3 and all(value.isdecimal() and smallest <= int(value) <= largest for value in values)
+
+
+def main() -> int:
+    """Writes the cohort and says what it holds."""
+    shape = tuple(int(value) for value in FLAGS.shape)
+    fractions = synthetic.write_cohort(FLAGS.out, FLAGS.cases, shape, FLAGS.seed, FLAGS.workers)
+    patients = len({synthetic.scan_at(index).patient for index in range(FLAGS.cases)})
+    print(
+        f"{FLAGS.out}: {len(fractions)} cases of {patients} patients, tumour {min(fractions.values()):.1%} to "
+        f"{max(fractions.values()):.1%} of the volume, median {statistics.median(fractions.values()):.1%}"
+    )
+    return 0
