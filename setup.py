@@ -19,6 +19,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "connected-components-3d>=4.0",
         "flax>=0.12",
         "grain>=0.2.16",
         "isal>=1.7",
@@ -29,13 +30,13 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
-        "scipy>=1.14",
+        "scipy>=1.15",
         "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["jax[cuda13]>=0.10"],
         "tensorboard": ["tensorboardX>=2.6"],
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9", "tensorboardX>=2.6"],
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9", "surface-distance>=0.1", "tensorboardX>=2.6"],
     },
     entry_points={"console_scripts": ["jaxbrats=jaxbrats.__main__:main"]},
     classifiers=[

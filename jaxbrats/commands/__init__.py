@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train (and preprocess, evaluate, draw) as a config file says",
     "evaluate": "score a checkpoint on the validation cases",
     "predict": "segment patients' NIfTI files with a trained run",
+    "score": "score segmentations against references, as the BraTS challenge does",
 }
 
 # Disk full, quota, read-only, no permission: the user's to solve, so said in a line instead of a traceback.

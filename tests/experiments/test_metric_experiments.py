@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation import metrics, scores
 from jaxbrats.evaluation.lesions import CHALLENGES
 
@@ -62,8 +63,11 @@ def test_the_benchmark_times_two_sides_that_agree():
     pred, ref = (np.where(rng.random((24, 20, 18)) < 0.02, rng.integers(1, 4, (24, 20, 18)), 0) for _ in range(2))
     ref[4:10, 4:10, 4:10], pred[5:10, 4:10, 4:10], ref[15:20, 12:17, 10:15] = 3, 3, 1
     for challenge, rules in CHALLENGES.items():
-        theirs = benchmark.challenge_scores(pred, ref, (1.0, 1.0, 1.0), rules)
+        theirs = benchmark.challenge_scores(pred, ref, (1.0, 1.0, 1.0), rules, SCORED)
         assert benchmark.largest_difference(metrics.score_case(pred, ref, challenge=challenge), theirs) < 1e-9
     report = benchmark.measure("tiny", pred, ref, (1.0, 1.0, 1.0), repeats=1)
     assert report["case"] == "tiny (24x20x18)"
-    assert report["largest_difference"] < 1e-9 and report["speedup"] > 0
+    assert report["largest_difference"] < 1e-9 and report["speedup"]["jaxbrats, 5 regions"] == 1
+    assert "| tiny (24x20x18) | " in benchmark.as_markdown(
+        {"repeats": 1, "processor": "one", "python": "3", "versions": {}, "cases": [report]}
+    )

@@ -1,0 +1,113 @@
+"""Which segmentation is scored against which: label files of two folders, paired by the name of the case."""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+
+from jaxbrats.data.dataset_json import read_dataset_json
+from jaxbrats.errors import InputError
+
+_NIFTI = re.compile(r"(.+)\.nii(\.gz)?", re.IGNORECASE)
+_SEGMENTATION = re.compile(r"(.+)[-_]seg", re.IGNORECASE)
+# BraTS 2020 published the segmentation of BraTS20_Training_355 as W39_1998.09.19_Segm.nii, in the folder of the case.
+_NAMED_BY_FOLDER = re.compile(r".+_segm", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFile:
+    """A segmentation on disk.
+
+    Attributes:
+        path: The file.
+        label_map: Label in the file -> project label, where a dataset.json says so; None for the BraTS conventions.
+    """
+
+    path: pathlib.Path
+    label_map: Mapping[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A predicted and a reference segmentation of one case."""
+
+    case: str
+    pred: LabelFile
+    ref: LabelFile
+
+
+def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tuple[list[Pair], list[InputError]]:
+    """Pairs the label files of two folders by case.
+
+    Each folder is searched with its subfolders. Files CASE-seg.nii.gz or CASE_seg.nii.gz are its segmentations; a
+    folder without any of these has them as CASE.nii.gz. The .gz is optional.
+
+    Returns:
+        The pairs, by name, and one error for each case that has no partner or is there twice.
+
+    Raises:
+        InputError: a folder is missing or holds no NIfTI file, or a dataset.json cannot be understood.
+    """
+    problems: list[InputError] = []
+    pred, ref = _label_files(pathlib.Path(pred_dir), problems), _label_files(pathlib.Path(ref_dir), problems)
+    spoiled = {problem.case for problem in problems}
+    for case in sorted(pred.keys() - ref.keys() - spoiled):
+        cure = f"Expected {case}-seg.nii.gz, {case}_seg.nii.gz or {case}.nii.gz there"
+        problems.append(InputError(f"has no reference in {ref_dir}", case=case, file=pred[case].path, cure=cure))
+    for case in sorted(ref.keys() - pred.keys() - spoiled):
+        cure = f"Expected {case}.nii.gz there; predict it, or take its reference away"
+        problems.append(InputError(f"has no prediction in {pred_dir}", case=case, file=ref[case].path, cure=cure))
+    return [Pair(case, pred[case], ref[case]) for case in sorted(pred.keys() & ref.keys())], problems
+
+
+def _label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, LabelFile]:
+    """The segmentations of a folder by case; a case found twice becomes a problem."""
+    if not folder.is_dir():
+        problem = "is a file, expected a folder" if folder.exists() else "there is no such folder"
+        raise InputError(problem, file=folder, cure="Give the folder that holds the segmentations")
+    volumes = [(path, match[1]) for path in _walk(folder) if (match := _NIFTI.fullmatch(path.name))]
+    named = [(path, case) for path, stem in volumes if (case := _segmentation_of(path, stem))]
+    found: dict[str, pathlib.Path] = {}
+    spoiled = set()
+    for path, case in named or volumes:
+        if case in found:
+            problem = f"is there twice, also as {found[case]}"
+            problems.append(InputError(problem, case=case, file=path, cure="Keep one"))
+            spoiled.add(case)
+        found.setdefault(case, path)
+    if not found:
+        raise InputError("holds no .nii or .nii.gz file", file=folder, cure="Give the folder with the segmentations")
+    maps = {parent: _label_map(parent) for parent in {path.parent for path in found.values()}}
+    return {case: LabelFile(path, maps[path.parent]) for case, path in found.items() if case not in spoiled}
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Files below a folder, links followed, each folder once; no hidden files, and no images of a data set."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = pathlib.Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in ("imagesTr", "imagesTs"))
+        yield from (pathlib.Path(parent, name) for name in sorted(names) if name[0] != ".")
+
+
+def _segmentation_of(path: pathlib.Path, stem: str) -> str | None:
+    if match := _SEGMENTATION.fullmatch(stem):
+        return match[1]
+    return path.parent.name if _NAMED_BY_FOLDER.fullmatch(stem) else None
+
+
+def _label_map(folder: pathlib.Path) -> dict[int, int] | None:
+    """What the labels in a folder mean, where a dataset.json speaks of them: a data set's, or nnU-Net's copy of it."""
+    beside = folder.parent if folder.name in ("labelsTr", "labelsTs") else folder
+    if not (beside / "dataset.json").is_file():
+        return None
+    description = read_dataset_json(beside / "dataset.json")
+    if description.label_map is None:
+        problem = f"expected labels that name edema, necrosis and enhancing tumour, found {description.names}"
+        raise InputError(problem, file=beside / "dataset.json")
+    return description.label_map

@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from jaxbrats.errors import InputError
+from jaxbrats.evaluation.pairs import find_pairs
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def paired(pred, ref):
+    pairs, problems = find_pairs(pred, ref)
+    assert not problems
+    return [(pair.case, pair.pred.path.name, pair.ref.path.name) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "A-1.nii.gz",
+        "A-1.nii",
+        "A-1-seg.nii.gz",
+        "A-1_seg.nii.gz",
+        "A-1/A-1-seg.nii.gz",
+        "year/site/A-1/A-1_SEG.NII.GZ",
+        "A-1/W39_1998.09.19_Segm.nii",
+    ],
+)
+def test_references_are_found_by_name_wherever_they_lie(tmp_path, ref):
+    pred, refs = touch(tmp_path / "pred", "A-1.nii.gz"), touch(tmp_path / "ref", ref)
+    assert paired(pred, refs) == [("A-1", "A-1.nii.gz", ref.split("/")[-1])]
+
+
+def test_images_beside_segmentations_are_no_references(tmp_path):
+    pred = touch(tmp_path / "pred", "A.nii.gz", "B.nii.gz", "notes.txt", ".partial-1-C.nii.gz")
+    ref = touch(tmp_path / "ref", *(f"{case}/{case}-{part}.nii.gz" for case in "AB" for part in ("t1n", "t2f", "seg")))
+    assert [case for case, *_ in paired(pred, ref)] == ["A", "B"]
+
+
+def test_missing_partners_are_named_on_both_sides_and_the_others_paired(tmp_path):
+    pred = touch(tmp_path / "pred", "A.nii.gz", "B.nii.gz")
+    ref = touch(tmp_path / "ref", "B-seg.nii.gz", "C-seg.nii.gz")
+    pairs, problems = find_pairs(pred, ref)
+    assert [pair.case for pair in pairs] == ["B"]
+    assert [(problem.case, problem.file) for problem in problems] == [
+        ("A", pred / "A.nii.gz"),
+        ("C", ref / "C-seg.nii.gz"),
+    ]
+    assert f"has no reference in {ref}" in str(problems[0])
+    assert f"has no prediction in {pred}" in str(problems[1])
+
+
+def test_a_case_found_twice_is_said_once_and_not_scored(tmp_path):
+    pred = touch(tmp_path / "pred", "A.nii.gz", "B.nii.gz")
+    ref = touch(tmp_path / "ref", "x/A-seg.nii.gz", "y/A-seg.nii.gz", "B-seg.nii.gz")
+    pairs, problems = find_pairs(pred, ref)
+    assert [pair.case for pair in pairs] == ["B"]
+    (problem,) = problems
+    assert (
+        problem.case == "A"
+        and str(ref / "x/A-seg.nii.gz") in str(problem)
+        and str(problem.file).endswith("y/A-seg.nii.gz")
+    )
+
+
+def decathlon(folder):
+    touch(folder, "imagesTr/A.nii.gz", "labelsTr/A.nii.gz")
+    labels = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
+    (folder / "dataset.json").write_text(json.dumps({"modality": {"0": "FLAIR"}, "labels": labels}))
+    return folder
+
+
+@pytest.mark.parametrize("inside", ["", "labelsTr"])
+def test_a_data_set_says_what_its_labels_mean(tmp_path, inside):
+    pred = touch(tmp_path / "pred", "A.nii.gz")
+    ((pair,), problems) = find_pairs(pred, decathlon(tmp_path / "ref") / inside)
+    assert not problems
+    assert pair.ref.path.parent.name == "labelsTr"
+    assert pair.ref.label_map == {0: 0, 1: 2, 2: 1, 3: 3}
+    assert pair.pred.label_map is None
+
+
+def test_labels_whose_names_are_not_understood_are_refused(tmp_path):
+    ref = decathlon(tmp_path / "ref")
+    (ref / "dataset.json").write_text(
+        json.dumps({"modality": {"0": "FLAIR"}, "labels": {"0": "background", "1": "liver"}})
+    )
+    with pytest.raises(InputError, match=r"dataset.json: expected labels that name edema.*liver"):
+        find_pairs(touch(tmp_path / "pred", "A.nii.gz"), ref)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing", "no such folder"), ("file.txt", "is a file, expected a folder"), ("empty", "holds no .nii")],
+)
+def test_folders_that_cannot_be_used(tmp_path, name, message):
+    touch(tmp_path, "file.txt", "good/A.nii.gz")
+    (tmp_path / "empty").mkdir()
+    for folders in ((tmp_path / name, tmp_path / "good"), (tmp_path / "good", tmp_path / name)):
+        with pytest.raises(InputError, match=message):
+            find_pairs(*folders)
