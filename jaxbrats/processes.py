@@ -2,11 +2,11 @@
 
 import concurrent.futures
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from jaxbrats.errors import InputError
@@ -14,7 +14,7 @@ from jaxbrats.errors import InputError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# Tasks handed out for each worker: one at work, one waiting.
+# Tasks handed out for each worker: one at work and one waiting keep it busy, and memory flat.
 _AHEAD = 2
 
 
@@ -24,7 +24,11 @@ def available_cpus() -> int:
 
 
 def map_in_processes(
-    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, name: Callable[[Task], str] = str
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    name: Callable[[Task], str] = str,
+    cure: str = "Run again with fewer workers",
 ) -> Iterator[tuple[Task, Result]]:
     """Applies a function to each task in worker processes.
 
@@ -32,14 +36,15 @@ def map_in_processes(
         function: Of a module, so that the workers can import it, or a `functools.partial` of one. What it raises ends
             the work and is raised here.
         tasks: Taken as they are needed.
-        workers: Processes. With one, the work is done in this process.
-        name: What to call a task in an error message.
+        workers: Processes. With one or none, the work is done in this process.
+        name: What to call a task where the death of a worker is told.
+        cure: What to do then.
 
     Yields:
         Each task with its result, in the order in which they are done.
 
     Raises:
-        InputError: a worker died.
+        InputError: a worker died; every result that was there by then has been yielded.
     """
     if workers <= 1:
         yield from ((task, function(task)) for task in tasks)
@@ -64,21 +69,34 @@ def map_in_processes(
             for future in done:
                 result = future.result()
                 yield pending.pop(future), result
-    except concurrent.futures.process.BrokenProcessPool as error:
-        names = ", ".join(map(name, pending.values()))
-        problem = f"a worker process died, perhaps out of memory, at one of {names}"
-        raise InputError(problem, cure="Run again with fewer workers") from error
+    except BrokenProcessPool as error:
+        lost = []
+        for future, task in pending.items():
+            if isinstance(future.exception(), BrokenProcessPool):
+                lost.append(name(task))
+            else:
+                yield task, future.result()
+        # None is lost where it was an idle worker that died.
+        at = f", at one of {', '.join(lost)}" if lost else ""
+        raise InputError(f"a worker process died, perhaps out of memory{at}", cure=cure) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """Makes this worker process end when its parent does.
+
+    A parent that is killed cannot end its workers: they would wait for ever, for a task or to hand over a result.
+    """
+    threading.Thread(target=_wait_for_end_of_parent, daemon=True).start()
+
+
+def _wait_for_end_of_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _start_worker() -> None:
     # Ctrl-C reaches every process of the terminal: the parent alone answers it, workers finish their task.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # The workers of a killed parent would wait for ever for the next task.
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    end_with_parent()

@@ -1,23 +1,18 @@
 """A whole cohort from NIfTI files to arrays: several processes, only what is missing or changed, one manifest."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import errno
 import fcntl
-import multiprocessing
 import os
 import pathlib
-import signal
-import threading
 from collections.abc import Iterable, Iterator
-from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 import numpy as np
 import tqdm
 
-from jaxbrats import files
+from jaxbrats import files, processes
 from jaxbrats.data.cases import Case, VolumeFile, find_cases
 from jaxbrats.data.manifest import (
     FAILED,
@@ -34,9 +29,6 @@ from jaxbrats.data.manifest import (
 from jaxbrats.data.preprocess import Preprocessing, preprocess_case
 from jaxbrats.errors import InputError
 
-# Tasks handed out ahead of each worker: one at work and one waiting keep it busy, and memory flat.
-_AHEAD = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
@@ -44,11 +36,6 @@ class _Task:
     sources: dict[str, Any]
     settings: Preprocessing
     out: pathlib.Path
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use, which a batch system may have made fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def preprocess_cohort(
@@ -86,6 +73,13 @@ def preprocess_cohort(
         records |= {name: {"status": FAILED, "reason": str(problem)} for name, problem in problems.items()}
         names = [*(case.name for case in cohort.cases), *problems]
         writer = ManifestWriter(out, settings, names, records)
+        results = processes.map_in_processes(
+            _work,
+            tasks,
+            min(processes.available_cpus() if workers is None else workers, len(tasks)),
+            name=lambda task: task.case.name,
+            cure="Run again with fewer workers: finished cases are kept",
+        )
         bar = tqdm.tqdm(
             total=len(names),
             initial=len(names) - len(tasks),
@@ -95,8 +89,8 @@ def preprocess_cohort(
         )
         try:
             with bar:
-                for name, record in _run(tasks, available_cpus() if workers is None else workers):
-                    writer.add(name, record)
+                for task, record in results:
+                    writer.add(task.case.name, record)
                     bar.update()
         except BaseException:
             writer.save()
@@ -168,13 +162,13 @@ def _failed(case: Case, error: InputError) -> dict[str, Any]:
     return {"status": FAILED, "reason": str(error), "patient": case.patient}
 
 
-def _work(task: _Task) -> tuple[str, dict[str, Any]]:
-    """Makes and writes the arrays of one case; returns its name and record. Runs in a worker process."""
+def _work(task: _Task) -> dict[str, Any]:
+    """Makes and writes the arrays of one case; returns its record. Runs in a worker process."""
     case = task.case
     try:
         image, labels, record = preprocess_case(case, task.settings)
     except InputError as error:
-        return case.name, _failed(case, error)
+        return _failed(case, error)
     record |= {"patient": case.patient, "sources": task.sources}
     if image is not None:
         paths = (image_path(task.out, case.name), mask_path(task.out, case.name))
@@ -182,53 +176,7 @@ def _work(task: _Task) -> tuple[str, dict[str, Any]]:
             with files.replacing(path) as temporary:
                 np.save(temporary, array)
         record["checksum"] = {"image": checksum(image), "mask": checksum(labels)}
-    return case.name, record
-
-
-def _run(tasks: list[_Task], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the result of each task as it is done."""
-    if min(workers, len(tasks)) <= 1:
-        yield from map(_work, tasks)
-        return
-    # Never fork: JAX runs threads in this process. A fork server has its imports done when a worker starts.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])
-    executor = concurrent.futures.ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
-    waiting = iter(tasks)
-    pending: dict[concurrent.futures.Future, str] = {}
-    try:
-        while True:
-            for task in waiting:
-                pending[executor.submit(_work, task)] = task.case.name
-                if len(pending) >= _AHEAD * workers:
-                    break
-            if not pending:
-                return
-            done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                del pending[future]
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise InputError(
-            f"a worker process died, perhaps out of memory, at one of the cases {', '.join(pending.values())}",
-            cure="Run again with fewer --workers: finished cases are kept",
-        ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal: the parent alone answers it, workers finish their case.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # The workers of a killed parent would wait for ever for the next task.
-    wait_for([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    return record
 
 
 @contextlib.contextmanager

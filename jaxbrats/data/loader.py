@@ -9,13 +9,11 @@ batch holds. Grain (https://google-grain.readthedocs.io) reads ahead, by threads
 import dataclasses
 import functools
 import math
-import multiprocessing
 import os
 import pathlib
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ from absl import flags
 
 from jaxbrats.data.arrays import ArrayCase, array_shape, fingerprint, read_image, read_labels
 from jaxbrats.errors import InputError
+from jaxbrats.processes import end_with_parent
 
 Batch = dict[str, np.ndarray]
 
@@ -250,10 +249,4 @@ def _set_up_worker(worker: int, worker_count: int) -> None:
     # The terminal's Ctrl-C and the batch system's warning are for the main process, which goes on to finish its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    # A parent that is killed cannot end its workers; they would wait for ever to hand over their batches.
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    end_with_parent()

@@ -9,23 +9,17 @@ orientation LPS, origin at the volume's corner. 240x240x155 voxels measure 1 mm;
 larger voxels (`phantom.Grid`). The header's description says that a file is synthetic.
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import gzip
-import multiprocessing
-import multiprocessing.connection
-import os
 import pathlib
-import signal
-import threading
 import zlib
-from collections.abc import Iterator
 
 import nibabel
 import numpy as np
 from tqdm import tqdm
 
-from jaxbrats import files
+from jaxbrats import files, processes
 from jaxbrats.data import phantom, phantom_scan, phantom_tumour
 from jaxbrats.data.labels import MODALITIES
 from jaxbrats.errors import InputError
@@ -102,60 +96,28 @@ def write_cohort(
         Name of each case -> share of the volume that is tumour.
 
     Raises:
-        InputError: an argument is out of range, or the folder holds anything but this cohort. Then nothing is written.
+        InputError: an argument is out of range, or the folder holds anything but this cohort: then nothing is written.
+            Or a worker process died.
         OSError: the folder cannot be written.
     """
     _check_arguments(cases, shape, seed)
     folder, scans = pathlib.Path(folder), [scan_at(index) for index in range(cases)]
     _check_folder(folder, scans, _stamp(seed, shape))
-    jobs = [(folder / scan.name, seed, scan, shape) for scan in scans]
-    fractions = {}
-    with tqdm(total=cases, desc="synthetic cases", unit="case", smoothing=0) as bar:
-        for name, fraction in _run(jobs, min(workers or os.cpu_count() or 1, cases)):
-            fractions[name] = fraction
-            bar.update()
-    return fractions
+    write = functools.partial(_write_scan, folder, seed, shape)
+    count = min(workers or processes.available_cpus(), cases)
+    results = processes.map_in_processes(write, scans, count, name=lambda scan: scan.name)
+    fractions = dict(tqdm(results, total=cases, desc="synthetic cases", unit="case", smoothing=0))
+    return {scan.name: fractions[scan] for scan in scans}
 
 
-def _run(jobs: list[tuple], workers: int) -> Iterator[tuple[str, float]]:
-    if workers == 1:
-        yield from map(_write_case, jobs)
-        return
-    # Fresh processes: forking one in which JAX runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker)
-    try:
-        yield from pool.map(_write_case, jobs)
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise InputError(
-            "a worker process died, perhaps out of memory",
-            file=jobs[0][0].parent,
-            cure="Run again with fewer --workers",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal: the parent alone answers it, workers finish their case.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # The workers of a killed parent would wait for ever for the next case.
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _write_case(job: tuple[pathlib.Path, int, Scan, tuple[int, int, int]]) -> tuple[str, float]:
-    folder, seed, scan, shape = job
+def _write_scan(folder: pathlib.Path, seed: int, shape: tuple[int, int, int], scan: Scan) -> float:
+    """Returns the share of the volume that is tumour."""
     volumes = draw_case(seed, scan, shape)
     affine, stamp = phantom.Grid(shape).affine, _stamp(seed, shape)
     for part, name in scan.file_names().items():
-        with files.replacing(folder / name) as temporary:
+        with files.replacing(folder / scan.name / name) as temporary:
             temporary.write_bytes(_nifti(volumes[part], affine, stamp))
-    return scan.name, float(np.count_nonzero(volumes["seg"]) / volumes["seg"].size)
+    return float(np.count_nonzero(volumes["seg"]) / volumes["seg"].size)
 
 
 def _nifti(volume: np.ndarray, affine: np.ndarray, stamp: str) -> bytes:

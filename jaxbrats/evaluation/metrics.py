@@ -127,16 +127,6 @@ def surface_distances(
     return surfaces.compare_surfaces(pred_surface, ref_surface, spacing_mm)
 
 
-def score_overlap(
-    pred_labels: np.ndarray, ref_labels: np.ndarray, spacing_mm: Sequence[float] = UNIT_SPACING
-) -> dict[str, dict[str, float]]:
-    """The columns that need voxel counts only, for each row of `data.labels.SCORED`; arguments as `score_case`."""
-    return {
-        region: _overlap(pred, ref, pred_labels.size, spacing_mm)
-        for region, pred, ref in _regions(pred_labels, ref_labels)
-    }
-
-
 def score_case(
     pred_labels: np.ndarray,
     ref_labels: np.ndarray,

@@ -29,7 +29,7 @@ _KEYS = ("case", "region")
 
 
 def case_rows(case: str, scores: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """The rows of one case from what `metrics.score_case` or `metrics.score_overlap` returns."""
+    """The rows of one case from what `metrics.score_case` returns."""
     return [{"case": case, "region": region, **numbers} for region, numbers in scores.items()]
 
 

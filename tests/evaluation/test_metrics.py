@@ -104,13 +104,6 @@ def test_score_case_is_the_single_scores_of_the_whole_volumes(order):
         assert scores[region]["surface_dice"] == pytest.approx(metrics.surface_dice(*masks, spacing, 0.95))
 
 
-def test_score_overlap_is_the_first_columns_of_score_case():
-    pred, ref = random_labels(2), random_labels(3)
-    whole, light = metrics.score_case(pred, ref, (1, 2, 3)), metrics.score_overlap(pred, ref, (1, 2, 3))
-    for region in SCORED:
-        assert light[region] == {column: whole[region][column] for column in metrics.OVERLAP_COLUMNS}
-
-
 def test_nothing_anywhere_is_perfect():
     nothing = np.zeros(SHAPE, np.uint8)
     for numbers in metrics.score_case(nothing, nothing).values():
