@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 2  # over all devices
-    config.num_epochs = 25
-    config.learning_rate = 3e-3  # Adam
+    config.num_epochs = 18
+    config.learning_rate = 5e-3  # Adam
     config.schedule = "cosine"  # after a warm-up; or 'constant'
     config.dtype = "float32"  # or 'bfloat16' for the activations
     config.remat = False  # compute activations again in the backward pass, for less memory
@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
     config.data.synthetic_shape = (64, 64, 56)  # voxels
     config.data.dir = ""  # preprocessed arrays; made from raw_dir, by default in the workdir
     config.data.modalities = ("t2f", "t1c", "t2w")
-    config.data.crop = (64, 64, 64)
-    config.data.normalization = "minmax"  # or 'zscore', over brain voxels
+    config.data.crop = (64, 64, 56)
+    config.data.normalization = "zscore"  # over brain voxels; or 'minmax'
     config.data.min_tumour = 0.01  # cases with less of it in the crop are left out
     config.data.val_fraction = 0.25
     config.data.split_seed = 0
