@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from jaxbrats.allocator import keep_freed_memory
 from jaxbrats.errors import InputError
 
 _NO_DATA = """\
@@ -90,6 +91,7 @@ def _train(values: flags.FlagValues) -> int:
         return 2
     name = pathlib.Path(config_flags.get_config_filename(values["config"])).stem
     workdir = pathlib.Path(values["workdir"].value or pathlib.Path("runs") / name)
+    keep_freed_memory()
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
 

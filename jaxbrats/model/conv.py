@@ -21,6 +21,9 @@ from jax import lax
 
 METHODS = ("auto", "direct", "slices", "winograd")
 
+# Up to so many channels the kernel's gradient is faster as matrix products (experiments/benchmark_step.py).
+_THIN = 16
+
 # F(4, 3) with the interpolation points 0, 1, -1, 2, -2 and infinity: output = A (G kernel * B input).
 _TILE = 4
 _INPUT_TRANSFORM = np.array(
@@ -133,26 +136,76 @@ def _combine(matrix: np.ndarray, terms: Sequence[jax.Array]) -> list[jax.Array]:
     return rows
 
 
-def _winograd(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+@jax.custom_vjp
+def _winograd(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
     """F(4, 3) along X: six 2-D convolutions for every four output slices."""
     batch, size = inputs[0].shape[:2]
-    # Below a tile the padding costs more than the twelve plain convolutions; half precision would lose what the
-    # transforms' large coefficients cancel.
-    if kernel.shape[0] != 3 or size < _TILE or inputs[0].dtype != jnp.float32:
+    if not _tiles_pay(inputs, kernel):
         return _slices(inputs, kernel)
-    tiles = -(-size // _TILE)
     products = [None] * 6
-    for part, share in zip(inputs, _split(kernel, inputs), strict=True):
-        padded = jnp.pad(part, ((0, 0), (1, tiles * _TILE - size + 1), (0, 0), (0, 0), (0, 0)))
-        taps = [_every_fourth(padded, offset, tiles) for offset in range(6)]
-        weights = _combine(_KERNEL_TRANSFORM, [share[0], share[1], share[2]])
-        for index, (tap, weight) in enumerate(zip(_combine(_INPUT_TRANSFORM, taps), weights, strict=True)):
-            product = _conv2d(tap, weight)
+    weights = _combine(_KERNEL_TRANSFORM, list(kernel))
+    for part, shares in zip(inputs, zip(*(_split(weight, inputs) for weight in weights), strict=True), strict=True):
+        for index, (tap, share) in enumerate(zip(_transformed(part), shares, strict=True)):
+            product = _conv2d(tap, share)
             products[index] = product if products[index] is None else products[index] + product
     rows = _combine(_OUTPUT_TRANSFORM, products)
-    y = jnp.stack([row.reshape(batch, tiles, *row.shape[1:]) for row in rows], axis=2)
-    y = y.reshape(batch, tiles * _TILE, *y.shape[3:])
-    return y if tiles * _TILE == size else lax.slice_in_dim(y, 0, size, axis=1)
+    y = jnp.stack([row.reshape(batch, -1, *row.shape[1:]) for row in rows], axis=2)
+    y = y.reshape(batch, -1, *y.shape[3:])
+    return y if y.shape[1] == size else lax.slice_in_dim(y, 0, size, axis=1)
+
+
+def _tiles_pay(inputs: Sequence[jax.Array], kernel: jax.Array) -> bool:
+    # Below a tile the padding costs more than the twelve plain convolutions; half precision would lose what the
+    # transforms' large coefficients cancel.
+    return kernel.shape[0] == 3 and inputs[0].shape[1] >= _TILE and inputs[0].dtype == jnp.float32
+
+
+def _winograd_forward(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> tuple[jax.Array, tuple]:
+    return _winograd(inputs, kernel), (inputs, kernel)
+
+
+def _winograd_backward(saved: tuple, dy: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    inputs, kernel = saved
+    plain = _winograd.__wrapped__
+    (d_inputs,) = jax.vjp(lambda inputs: plain(inputs, kernel), inputs)[1](dy)
+    if not _tiles_pay(inputs, kernel) or max(kernel.shape[3:]) > _THIN * len(inputs):
+        (d_kernel,) = jax.vjp(lambda kernel: plain(inputs, kernel), kernel)[1](dy)
+        return d_inputs, d_kernel
+    return d_inputs, jnp.concatenate([_kernel_gradient(part, dy) for part in inputs], axis=3)
+
+
+_winograd.defvjp(_winograd_forward, _winograd_backward)
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The kernel's gradient in the transformed domain, as matrix products over all voxels.
+
+    XLA makes a convolution with a window as large as the volume of it, which is slow where channels are few: the
+    products are then thin. Three shifts of the input beside each other along Z, and three of the gradient along Y,
+    make them three times as thick on both sides and give all nine taps of a plane at once.
+    """
+    batch, size, Y, Z, c_in = x.shape
+    c_out = dy.shape[-1]
+    tiles = -(-size // _TILE)
+    dy = jnp.pad(dy, ((0, 0), (0, tiles * _TILE - size), (0, 0), (0, 0), (0, 0)))
+    dy = dy.reshape(batch * tiles, _TILE, Y, Z, c_out)
+    planes = []
+    for v, m in zip(_transformed(x), _combine(_OUTPUT_TRANSFORM.T, [dy[:, i] for i in range(_TILE)]), strict=True):
+        v = jnp.pad(v, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        v = jnp.concatenate([v[:, :, shift : shift + Z] for shift in range(3)], axis=-1)
+        m = jnp.concatenate([jnp.pad(m, ((0, 0), (shift, 2 - shift), (0, 0), (0, 0))) for shift in range(3)], axis=-1)
+        # A product for each tile, then their sum: one long sum would lose two digits.
+        product = jnp.einsum("tyzi,tyzo->tio", v, m).sum(0)
+        planes.append(product.reshape(3, c_in, 3, c_out).transpose(2, 0, 1, 3))
+    return jnp.stack(_combine(_KERNEL_TRANSFORM.T, planes))
+
+
+def _transformed(x: jax.Array) -> list[jax.Array]:
+    """The six input taps of F(4, 3): each `(B * tiles, Y, Z, C)`."""
+    size = x.shape[1]
+    tiles = -(-size // _TILE)
+    padded = jnp.pad(x, ((0, 0), (1, tiles * _TILE - size + 1), (0, 0), (0, 0), (0, 0)))
+    return _combine(_INPUT_TRANSFORM, [_every_fourth(padded, offset, tiles) for offset in range(6)])
 
 
 def _every_fourth(padded: jax.Array, offset: int, tiles: int) -> jax.Array:
