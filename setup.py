@@ -34,6 +34,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "bench": ["monai>=1.4", "torch>=2.6"],
         "cuda": ["jax[cuda13]>=0.10"],
         "tensorboard": ["tensorboardX>=2.6"],
         "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9", "surface-distance>=0.1", "tensorboardX>=2.6"],

@@ -95,8 +95,9 @@ def _train(values: flags.FlagValues) -> int:
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
 
-    from jaxbrats import pipeline
+    from jaxbrats import compilation, pipeline
 
+    compilation.keep_compiled_programs()
     return pipeline.run(settings, workdir)
 
 

@@ -11,6 +11,7 @@ import sys
 
 from absl import flags
 
+from jaxbrats.compilation import keep_compiled_programs
 from jaxbrats.evaluation.run import evaluate_run
 from jaxbrats.evaluation.statistics import summary_table
 
@@ -28,6 +29,7 @@ _DATA = flags.DEFINE_string(
 
 def main() -> int:
     """Evaluates and prints the summary; 1 if a case could not be scored."""
+    keep_compiled_programs()
     summary, problems = evaluate_run(_WORKDIR.value, _STEP.value, _DATA.value)
     print(summary_table(summary))
     for problem in problems:

@@ -237,4 +237,4 @@ def _axes(figure: Figure, left: float, width: float) -> Axes:
 def _legend(axes: Axes, columns: int) -> None:
     """Above the axes, where it covers no curve however the run went."""
     where = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3, "borderpad": 0.0}
-    axes.legend(**where, ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.2, handlelength=1.6)
+    axes.legend(**where, ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.2, handlelength=2.6)
