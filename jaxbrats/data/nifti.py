@@ -176,9 +176,30 @@ def write_labels(
     in_file = {"2023": conventions.BRATS_2023, "2021": conventions.BRATS_2021}[convention]
     voxels = labels.astype(np.uint8)
     voxels[labels == conventions.ET] = next(old for old, new in in_file.items() if new == conventions.ET)
+    _save(path, voxels, like)
+
+
+def write_map(path: str | pathlib.Path, values: np.ndarray, like: nib.Nifti1Header) -> None:
+    """Writes a map of numbers as float32 NIfTI on the grid of an input file, as `write_labels` does.
+
+    Args:
+        path: Ends with .nii or .nii.gz.
+        values: (X, Y, Z), or (X, Y, Z, K) for K maps.
+        like: Header of an input file, as `Volume.header`.
+
+    Raises:
+        ValueError: the values are not on that grid.
+    """
+    if values.shape[:3] != like.get_data_shape()[:3]:
+        raise ValueError(f"values of shape {values.shape} for a header of shape {like.get_data_shape()}")
+    _save(path, values.astype(np.float32, copy=False), like)
+
+
+def _save(path: str | pathlib.Path, voxels: np.ndarray, like: nib.Nifti1Header) -> None:
+    """Writes voxels with the geometry of `like`, and with none of what it says of its own voxels' values."""
     header = like.copy()
     header.extensions.clear()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
     header.set_intent("none")
     header["cal_min"] = header["cal_max"] = 0

@@ -1,8 +1,8 @@
 """One case from its files to the arrays that a network sees: normalised, cropped, stacked.
 
-Training and prediction call the same `preprocess_images`, so that a new patient is treated exactly as the cases trained
-on. Statistics are of whole volumes; only the crop is ever converted to floats, because it is a quarter of the voxels of
-a BraTS volume.
+Training and prediction go through the same steps, so that a new patient is treated exactly as the cases trained on.
+Statistics are of whole volumes; only the crop is ever converted to floats, because it is a quarter of the voxels of a
+BraTS volume.
 """
 
 import collections
@@ -10,13 +10,14 @@ import dataclasses
 import math
 import operator
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from jaxbrats.data.cases import Case
+from jaxbrats.data.geometry import frame_of, reorient, reoriented_affine
 from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.nifti import Grid, Volume, check_geometry, read_channels, read_labels
 from jaxbrats.errors import InputError
@@ -101,6 +102,23 @@ class CropBox:
         origin = tuple((whole - part) // 2 for whole, part in zip(volume, size, strict=True))
         return cls(origin, tuple(size), tuple(volume))
 
+    @classmethod
+    def about(
+        cls, region: tuple[slice, slice, slice], volume: tuple[int, int, int], least: tuple[int, int, int]
+    ) -> "CropBox":
+        """The box of a region, grown about its middle where it is smaller than `least`.
+
+        It is moved back into the volume where it would grow beyond an end of it; where the volume itself is too small,
+        it lies about the volume's centre.
+        """
+        origin, size = [], []
+        for inside, whole, wanted in zip(region, volume, least, strict=True):
+            length = max(inside.stop - inside.start, wanted)
+            start = inside.start - (length - (inside.stop - inside.start)) // 2
+            origin.append(min(max(start, 0), whole - length) if length <= whole else (whole - length) // 2)
+            size.append(length)
+        return cls(tuple(origin), tuple(size), tuple(volume))
+
     @property
     def in_volume(self) -> tuple[slice, slice, slice]:
         """The voxels of the volume that lie in the box."""
@@ -121,25 +139,40 @@ def crop(array: np.ndarray, box: CropBox) -> np.ndarray:
     return cropped
 
 
-def paste(cropped: np.ndarray, box: CropBox, background: float = 0) -> np.ndarray:
-    """Puts what `crop` cut out back in its place, in a volume of `background` elsewhere."""
+def paste(cropped: np.ndarray, box: CropBox, background: float | Sequence[float] = 0) -> np.ndarray:
+    """Puts what `crop` cut out back in its place; elsewhere is `background`, one number or one for each channel."""
     array = np.full(box.volume + cropped.shape[3:], background, cropped.dtype)
     array[box.in_volume] = cropped[box.in_box]
     return array
 
 
-def preprocess_images(case: Case, settings: Preprocessing) -> tuple[np.ndarray, CropBox, nib.Nifti1Header]:
+def preprocess_images(
+    case: Case,
+    settings: Preprocessing,
+    orientation: str | None = None,
+    choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
+) -> tuple[np.ndarray, CropBox, nib.Nifti1Header]:
     """Reads, normalises, crops and stacks the modalities of a case.
 
+    Args:
+        case: Whose files.
+        settings: What the image holds.
+        orientation: What the volumes are turned to, such as 'LPS'; None leaves them in their files' voxel order.
+        choose_box: From the turned modalities to what is wanted of them; None takes the crop about the centre, as
+            training does, and never holds more than one modality.
+
     Returns:
-        The image (X, Y, Z, C) float32; the box of the volume that it is; and the header of the first modality, whose
-        `get_best_affine()` is the affine, as the model for a segmentation to write.
+        The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality,
+        whose `get_best_affine()` is the affine, as the model for a segmentation to write.
 
     Raises:
         InputError: a modality is missing, its file cannot be used (see `nifti.read_image`), or the modalities do not
             lie on the same voxels.
     """
-    image, box, headers, _ = _preprocess_images(case, settings, None)
+    volumes = _read_modalities(case, settings.modalities, None)
+    if orientation is not None:
+        volumes = ((modality, _turned(volume, orientation, case)) for modality, volume in volumes)
+    image, box, headers, _ = _stack(case, settings, volumes, choose_box)
     return image, box, headers[settings.modalities[0]]
 
 
@@ -176,36 +209,57 @@ def preprocess_case(case: Case, settings: Preprocessing) -> tuple[np.ndarray | N
     if tumour < settings.min_tumour:
         reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"
         return None, None, record | {"status": "skipped", "reason": reason}
-    image, _, _, statistics = _preprocess_images(case, settings, grid)
+    image, _, _, statistics = _stack(case, settings, _read_modalities(case, settings.modalities, grid))
     return image, labels, record | {"normalization": statistics}
 
 
-def _preprocess_images(
-    case: Case, settings: Preprocessing, grid: Grid | None
-) -> tuple[np.ndarray, CropBox, dict[str, nib.Nifti1Header], dict[str, dict[str, float]]]:
-    """As `preprocess_images`, checked against `grid`, with every header and the statistics of each modality."""
-    missing = [modality for modality in settings.modalities if modality not in case.modalities]
+def _read_modalities(case: Case, names: Sequence[str], grid: Grid | None) -> Iterator[tuple[str, Volume]]:
+    """Reads the modalities one at a time, in the order of the files, and checks them against `grid` or the first."""
+    missing = [modality for modality in names if modality not in case.modalities]
     if missing:
-        raise InputError(
-            f"expected {', '.join(settings.modalities)}, found no {' and no '.join(missing)}", case=case.name
-        )
+        raise InputError(f"expected {', '.join(names)}, found no {' and no '.join(missing)}", case=case.name)
     # The channels of one 4-D file in one reading of it.
     by_file: dict[pathlib.Path, list[str]] = collections.defaultdict(list)
-    for modality in sorted(settings.modalities, key=lambda modality: case.modalities[modality].channel or 0):
+    for modality in sorted(names, key=lambda modality: case.modalities[modality].channel or 0):
         by_file[case.modalities[modality].path].append(modality)
-    image, box, headers, statistics = None, None, {}, {}
     for path, modalities in by_file.items():
         channels = [case.modalities[modality].channel for modality in modalities]
         for modality, volume in zip(modalities, read_channels(path, channels, case.name), strict=True):
-            if grid is None:
-                grid = volume.grid
+            grid = grid or volume.grid
             check_geometry(case.name, grid, volume.grid)
-            if image is None:
-                box = CropBox.about_centre(grid.shape, settings.crop)
-                image = _zeros((*settings.crop, len(settings.modalities)), case)
-            out = image[..., settings.modalities.index(modality)]
-            statistics[modality] = _normalise(volume, settings.normalization, box, out, case)
-            headers[modality] = volume.header
+            yield modality, volume
+
+
+def _turned(volume: Volume, orientation: str, case: Case) -> Volume:
+    try:
+        frame_of(volume.affine)
+    except InputError as error:
+        raise InputError(error.problem, case=case.name, file=volume.path, cure=error.cure) from error
+    return dataclasses.replace(
+        volume,
+        data=reorient(volume.data, volume.affine, orientation),
+        affine=reoriented_affine(volume.affine, volume.data.shape, orientation),
+    )
+
+
+def _stack(
+    case: Case,
+    settings: Preprocessing,
+    volumes: Iterator[tuple[str, Volume]],
+    choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
+) -> tuple[np.ndarray, CropBox, dict[str, nib.Nifti1Header], dict[str, dict[str, float]]]:
+    """As `preprocess_images`, from volumes as they come, with every header and the statistics of each modality."""
+    image, box, headers, statistics = None, None, {}, {}
+    if choose_box is not None:
+        volumes = list(volumes)
+        box = choose_box([volume for _, volume in volumes])
+    for modality, volume in volumes:
+        if image is None:
+            box = box or CropBox.about_centre(volume.data.shape, settings.crop)
+            image = _zeros((*box.size, len(settings.modalities)), case)
+        out = image[..., settings.modalities.index(modality)]
+        statistics[modality] = _normalise(volume, settings.normalization, box, out, case)
+        headers[modality] = volume.header
     return image, box, headers, {modality: statistics[modality] for modality in settings.modalities}
 
 

@@ -1,9 +1,10 @@
 """`RUN/config.json`: the resolved settings of a run and what it was made with; enough to run it again and to predict.
 
-    {"settings": {...}, "data": {"dir", "fingerprint", "train", "val"}, "versions": {...}, "commit": ..., "devices":
-    [...]}
+    {"settings": {...}, "data": {"dir", "fingerprint", "train", "val", "frame"}, "versions": {...}, "commit": ...,
+    "devices": [...]}
 
-`settings.data` holds what the arrays were really made with, which prediction repeats on new patients.
+`settings.data` holds what the arrays were really made with and `data.frame` how their voxels lie; prediction brings new
+patients to both.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any
 
 import jax
 
+from jaxbrats.data.geometry import Frame
 from jaxbrats.errors import InputError
 from jaxbrats.files import read_json, write_json
 from jaxbrats.train.settings import Settings, from_config
@@ -34,10 +36,12 @@ class RunRecord:
     Attributes:
         settings: Of the run.
         data_dir: Folder of the arrays.
+        frame: Orientation and spacing of the arrays' voxels; None where they are not known.
     """
 
     settings: Settings
     data_dir: pathlib.Path
+    frame: Frame | None
 
 
 def write_record(workdir: pathlib.Path, settings: Settings, data_dir: pathlib.Path, data: dict[str, Any]) -> None:
@@ -73,7 +77,12 @@ def read_record(workdir: pathlib.Path) -> RunRecord:
         raise InputError("holds no config.json, so it is no training run", file=workdir, cure="Check --workdir")
     record = read_json(path)
     try:
-        return RunRecord(from_config(record["settings"]), pathlib.Path(record["data"]["dir"]))
+        frame = record["data"].get("frame")
+        return RunRecord(
+            from_config(record["settings"]),
+            pathlib.Path(record["data"]["dir"]),
+            None if frame is None else Frame.from_dict(frame),
+        )
     except (KeyError, TypeError) as error:
         raise InputError(
             f"is not a run's config.json ({error!r})", file=path, cure="Restore it or train anew"

@@ -7,15 +7,21 @@ import pytest
 from jaxbrats import commands
 from jaxbrats.data.arrays import find_arrays, read_image
 from jaxbrats.data.preprocess import CropBox, paste
-from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.network import load_network, make_apply, make_predict
+from jaxbrats.inference.postprocess import Postprocessing, write_postprocessing
+from jaxbrats.inference.sliding_window import predict_probabilities
 
 
 def predict(run, source, output, *more):
     return commands.run(["predict", f"--workdir={run}", f"--input={source}", f"--output={output}", *more])
 
 
-def test_a_cohort(tiny_run, tiny_cohort, tiny_data, tmp_path, capsys):
-    assert predict(tiny_run, tiny_cohort, tmp_path) == 0
+def voxels(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_cohort_by_its_centre_crops(tiny_run, tiny_cohort, tiny_data, tmp_path, capsys):
+    assert predict(tiny_run, tiny_cohort, tmp_path, "--mode=crop") == 0
     assert "8 of 8 cases segmented" in capsys.readouterr().out
     network_labels = make_predict([load_network(tiny_run)])
     for case in find_arrays(tiny_data):
@@ -33,13 +39,52 @@ def test_a_cohort(tiny_run, tiny_cohort, tiny_data, tmp_path, capsys):
         assert (tmp_path / f"{case.name}.png").stat().st_size > 10_000
 
 
+def one_case(cohort, folder):
+    name = min(path.name for path in cohort.iterdir())
+    shutil.copytree(cohort / name, folder / name)
+    return folder / name
+
+
+def test_windows_go_over_the_brain(tiny_run, tiny_cohort, tmp_path):
+    case = one_case(tiny_cohort, tmp_path)
+    options = ("--overlap=0.25", "--batch=3", "--mirror", "--probabilities", "--uncertainty")
+    assert predict(tiny_run, case, tmp_path / "out", *options) == 0
+    sources = [voxels(case / f"{case.name}-{name}.nii.gz") for name in ("t2f", "t1c")]
+    brain = (sources[0] != 0) | (sources[1] != 0)
+    # The head is wider than a window along every axis, so that the box is that of its voxels.
+    box = tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(brain))
+    assert all(side.stop - side.start >= 16 for side in box)
+    image = np.stack([(one - one.min()) / np.ptp(one).astype(np.float32) for one in sources], axis=-1)[box]
+    apply = make_apply([load_network(tiny_run)], mirror=True)
+    expected = predict_probabilities(apply, image.astype(np.float32), (16, 16, 16), overlap=0.25)
+    probabilities = voxels(tmp_path / "out" / f"{case.name}-probabilities.nii.gz")
+    np.testing.assert_allclose(probabilities[box], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=0, atol=1e-5)
+    labels = voxels(tmp_path / "out" / f"{case.name}.nii.gz")
+    np.testing.assert_array_equal(labels, np.argmax(probabilities, axis=-1))
+    uncertainty = voxels(tmp_path / "out" / f"{case.name}-entropy.nii.gz")
+    np.testing.assert_allclose(uncertainty[box], -(expected * np.log(expected)).sum(-1), rtol=0, atol=1e-4)
+
+
+def test_what_the_run_was_tuned_for_is_done(tiny_run, tiny_cohort, tmp_path, capsys):
+    case = one_case(tiny_cohort, tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("data"))
+    write_postprocessing(run, Postprocessing(component_mm3=1e9), {})
+    assert predict(run, case, tmp_path / "tuned") == 0
+    assert predict(run, case, tmp_path / "plain", "--nopostprocess") == 0
+    assert not voxels(tmp_path / "tuned" / f"{case.name}.nii.gz").any()
+    assert voxels(tmp_path / "plain" / f"{case.name}.nii.gz").any()
+    assert predict(f"{run},{tiny_run}", case, tmp_path / "both") == 1
+    assert "an ensemble needs runs with the same postprocessing" in capsys.readouterr().err
+
+
 def test_one_case_without_segmentation_and_the_2021_numbers(tiny_run, tiny_cohort, tmp_path):
-    name = sorted(path.name for path in tiny_cohort.iterdir())[0]
-    shutil.copytree(tiny_cohort / name, tmp_path / name)
+    name = one_case(tiny_cohort, tmp_path).name
     (tmp_path / name / f"{name}-seg.nii.gz").unlink()
     assert predict(tiny_run, tmp_path / name, tmp_path / "new") == 0
     assert predict(f"{tiny_run},{tiny_run}", tmp_path / name, tmp_path / "old", "--labels=2021") == 0
-    new, old = (np.asarray(nib.load(tmp_path / side / f"{name}.nii.gz").dataobj) for side in ("new", "old"))
+    new, old = (voxels(tmp_path / side / f"{name}.nii.gz") for side in ("new", "old"))
     np.testing.assert_array_equal(np.where(new == 3, 4, new), old)
 
 

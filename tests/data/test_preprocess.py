@@ -248,3 +248,50 @@ def test_settings_are_checked(bad):
 def test_settings_with_other_keys_are_refused(bad):
     with pytest.raises(InputError, match="expected preprocessing settings with the keys crop"):
         Preprocessing.from_dict(bad)
+
+
+@pytest.mark.parametrize(
+    ("region", "volume", "least", "origin", "size"),
+    [
+        ((10, 20), 40, 6, 10, 10),  # large enough
+        ((10, 20), 40, 16, 7, 16),  # grows about its middle
+        ((0, 10), 40, 16, 0, 16),  # moved back from the one end
+        ((32, 40), 40, 16, 24, 16),  # and from the other
+        ((3, 12), 12, 16, -2, 16),  # about the centre of a volume that is too small
+    ],
+)
+def test_a_box_grows_to_what_is_needed(region, volume, least, origin, size):
+    box = CropBox.about((slice(*region),) * 3, (volume,) * 3, (least,) * 3)
+    assert box == CropBox((origin,) * 3, (size,) * 3, (volume,) * 3)
+
+
+def test_turned_and_cut_by_choice(tmp_path):
+    case, arrays = make_case(tmp_path)
+    seen = []
+
+    def choose(volumes):
+        seen.extend(volumes)
+        return CropBox((1, 2, 3), (4, 3, 2), volumes[0].data.shape)
+
+    result, box, header = preprocess_images(case, SMALL, "RAS", choose)
+    # The files are LPS, so the first two axes are reversed; the header stays that of the file.
+    np.testing.assert_array_equal(header.get_best_affine(), AFFINE)
+    assert box.origin == (1, 2, 3)
+    assert [nib.aff2axcodes(volume.affine) for volume in seen] == [("R", "A", "S")] * 3
+    for channel, modality in enumerate(SMALL.modalities):
+        array = arrays[modality][::-1, ::-1]
+        np.testing.assert_array_equal(seen[channel].data, array)
+        expected = array[1:5, 2:5, 3:5] / array.max()
+        np.testing.assert_allclose(result[..., channel], expected, rtol=0, atol=1e-7)
+
+
+def test_an_affine_without_axes_is_refused_where_volumes_are_turned(tmp_path):
+    case, _ = make_case(tmp_path)
+    flat = np.diag([-1.0, -1.0, 0.0, 1.0])
+    for modality in ("t1n", "t1c", "t2w", "t2f"):
+        made = nib.Nifti1Image(image(0), None)
+        made.header.set_sform(flat, 1)
+        nib.save(nib.Nifti1Image(image(0), None, made.header), tmp_path / f"c-{modality}.nii.gz")
+    assert preprocess_images(case, SMALL)[0].shape == (4, 4, 4, 3)
+    with pytest.raises(InputError, match=r"case c: .*c-t2f.nii.gz: expected an affine with three independent axes"):
+        preprocess_images(case, SMALL, "RAS")

@@ -1,13 +1,19 @@
+import dataclasses
+import itertools
 import json
 import shutil
 
 import jax
 import jax.numpy as jnp
+import nibabel as nib
 import numpy as np
 import pytest
 
+from jaxbrats.data.geometry import Frame
 from jaxbrats.errors import InputError
-from jaxbrats.inference.network import load_ensemble, load_network, make_predict
+from jaxbrats.inference import network as networks
+from jaxbrats.inference.network import load_ensemble, load_network, make_apply, make_predict
+from jaxbrats.inference.sliding_window import predict_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +35,52 @@ def test_labels_are_the_most_probable_classes(network):
 
 def test_an_ensemble_averages_probabilities(network):
     other = jax.tree.map(lambda leaf: -leaf, network.variables)
-    second = type(network)(network.workdir, network.step, network.preprocessing, network.model, other)
+    second = dataclasses.replace(network, variables=other)
     image = image_of(1)
     apply = jax.jit(network.model.apply)
     mean = sum(jax.nn.softmax(apply(one.variables, image[None])[0]) for one in (network, second))
     np.testing.assert_array_equal(make_predict([network, second])(image), np.argmax(mean, axis=-1))
+
+
+def flipped(array, axes):
+    return np.flip(array, [axis for axis, reverse in zip((-4, -3, -2), axes, strict=True) if reverse])
+
+
+MIRRORINGS = list(itertools.product((False, True), repeat=3))
+
+
+def test_mirroring_averages_eight_views(network):
+    image = image_of(2)
+    plain = make_apply([network])
+    views = [flipped(np.asarray(plain(flipped(image, axes)[None]))[0], axes) for axes in MIRRORINGS]
+    assert np.abs(views[0] - views[1]).max() > 1e-3
+    result = make_apply([network], mirror=True)(image[None])[0]
+    np.testing.assert_allclose(result, np.mean(views, axis=0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", MIRRORINGS[1:])
+def test_mirrored_images_get_mirrored_probabilities(network, axes):
+    image = image_of(3)
+    apply = make_apply([network], mirror=True)
+    expected = flipped(np.asarray(apply(image[None]))[0], axes)
+    np.testing.assert_allclose(apply(flipped(image, axes)[None])[0], expected, rtol=0, atol=1e-6)
+
+
+def test_an_ensemble_of_one_architecture_and_all_mirrorings_is_one_program(network):
+    other = dataclasses.replace(network, variables=jax.tree.map(lambda leaf: leaf * 0.9, network.variables))
+    apply = make_apply([network, other], mirror=True)
+    before = networks._probabilities._cache_size()
+    for length in (9, 16, 21):
+        image = np.random.default_rng(0).random((length, 16, 9, 2), np.float32)
+        result = predict_probabilities(apply, image, (16, 16, 16), batch=2)
+        assert result.shape == (length, 16, 9, 4)
+    assert networks._probabilities._cache_size() == before + 1
+
+
+def test_the_run_tells_how_its_training_voxels_lay(network, tiny_cohort):
+    case = min(tiny_cohort.iterdir())
+    source = nib.load(case / f"{case.name}-t2f.nii.gz")
+    assert network.frame == Frame("LPS", tuple(round(float(size), 4) for size in source.header.get_zooms()))
 
 
 def test_steps_are_named(tiny_run):
@@ -83,3 +130,31 @@ def test_an_ensemble_needs_runs_preprocessed_alike(tiny_run, tmp_path):
     (run / "config.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="preprocessed alike: normalization is zscore here and minmax in"):
         load_ensemble([tiny_run, run])
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ({"orientation": "RAS", "spacing_mm": [8, 8, 8]}, "orientation is RAS here and LPS in"),
+        ({"orientation": "LPS", "spacing_mm": [2, 2, 1]}, r"spacing_mm is \[2.0, 2.0, 1.0\] here and \["),
+        (None, "orientation is None here and LPS in"),
+    ],
+)
+def test_an_ensemble_needs_one_frame(tiny_run, tmp_path, frame, message):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("data"))
+    record = json.loads((run / "config.json").read_text())
+    assert record["data"]["frame"]["orientation"] == "LPS"
+    record["data"]["frame"] = frame
+    (run / "config.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=message):
+        load_ensemble([tiny_run, run])
+
+
+def test_runs_that_differ_by_less_than_a_percent_are_an_ensemble(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("data"))
+    record = json.loads((run / "config.json").read_text())
+    record["data"]["frame"]["spacing_mm"][0] *= 1.002
+    (run / "config.json").write_text(json.dumps(record))
+    assert len(load_ensemble([tiny_run, run])) == 2

@@ -1,0 +1,169 @@
+"""Chooses a run's post-processing on its validation cases, and writes it where `jaxbrats predict` finds it.
+
+    python experiments/tune_postprocess.py --workdir=runs/unet3d
+    python experiments/tune_postprocess.py --workdir=runs/fold0,runs/fold1
+
+Every case is predicted by the run that did not train on it, and scored under every combination of hole, component and
+enhancing-tumour volumes below. The one with the best mean over cases and over WT, TC and ET is chosen, where it gains
+at least --least_gain, of equals the gentlest; else none. Of several runs (the folds of an ensemble) the cases are taken
+together and all get the same. Writes RUN/postprocess.json and prints what it gains. Like `jaxbrats evaluate`, it looks
+at the crops that the run trained on.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import nibabel as nib
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from jaxbrats.allocator import keep_freed_memory
+from jaxbrats.commands import describe
+from jaxbrats.compilation import keep_compiled_programs
+from jaxbrats.data.arrays import read_image, read_labels
+from jaxbrats.data.geometry import bounding_box
+from jaxbrats.data.labels import REGIONS, region_mask
+from jaxbrats.errors import InputError
+from jaxbrats.evaluation.lesions import CHALLENGES
+from jaxbrats.evaluation.metrics import dice, score_case
+from jaxbrats.evaluation.run import affine_of, case_records, validation_cases
+from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.postprocess import Postprocessing, postprocess, write_postprocessing
+from jaxbrats.processes import available_cpus, map_in_processes
+from jaxbrats.train.record import read_record
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_list("workdir", None, "RUN, or RUN,RUN.", required=True, flag_values=FLAGS)
+_STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a step's number.", flag_values=FLAGS)
+_METRIC = flags.DEFINE_enum(
+    "metric", "lesion_dice", ["lesion_dice", "dice"], "What is to become best.", flag_values=FLAGS
+)
+_CHALLENGE = flags.DEFINE_enum("challenge", "GLI", list(CHALLENGES), "Rules of lesion_dice.", flag_values=FLAGS)
+_LEAST_GAIN = flags.DEFINE_float("least_gain", 0.001, "Less than this is not worth it.", 0, flag_values=FLAGS)
+_WORKERS = flags.DEFINE_integer("workers", 0, "Processes that score; 0 for one a processor.", 0, flag_values=FLAGS)
+
+# mm^3, from gentle to harsh.
+HOLES = (0, 100, 1000, 10_000)
+COMPONENTS = (0, 10, 30, 50, 100, 200, 500, 1000)
+ENHANCING = (0, 20, 50, 100, 200, 500, 1000)
+GRID = [Postprocessing(*volumes) for volumes in itertools.product(HOLES, COMPONENTS, ENHANCING)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """A validation case: predicted and true labels `(X, Y, Z)`, voxel size in mm."""
+
+    case: str
+    labels: np.ndarray
+    truth: np.ndarray
+    spacing_mm: tuple[float, float, float]
+
+
+def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) -> Iterator[Prediction]:
+    """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`."""
+    network = load_network(workdir, step)
+    data_dir = read_record(workdir).data_dir
+    records = case_records(data_dir, network.preprocessing)
+    predict = make_predict([network])
+    for case in tqdm(validation_cases(data_dir), desc=f"tuning {workdir.name}", unit="case", dynamic_ncols=True):
+        try:
+            image, truth = read_image(case), read_labels(case)
+        except InputError as problem:
+            problems.append(problem)
+            continue
+        spacing = tuple(nib.affines.voxel_sizes(affine_of(case, records)).tolist())
+        yield Prediction(case.name, predict(image), truth, spacing)
+
+
+def score(prediction: Prediction, metric: str, challenge: str) -> np.ndarray:
+    """The metric of a case under every setting of `GRID`, for WT, TC and ET: `(settings, 3)`."""
+    # Neither the scores nor the post-processing depend on the background around all labels.
+    box = bounding_box((prediction.labels != 0) | (prediction.truth != 0))
+    labels, truth, spacing = prediction.labels[box], prediction.truth[box], prediction.spacing_mm
+    seen: dict[bytes, list[float]] = {}
+    scores = []
+    for settings in GRID:
+        processed = postprocess(labels, spacing, settings)
+        # Most settings do the same to a case.
+        key = processed.tobytes()
+        if key not in seen:
+            if metric == "dice":
+                seen[key] = [dice(region_mask(processed, region), region_mask(truth, region)) for region in REGIONS]
+            else:
+                measured = score_case(processed, truth, spacing, challenge)
+                seen[key] = [measured[region][metric] for region in REGIONS]
+        scores.append(seen[key])
+    return np.array(scores)
+
+
+def choose(scores: np.ndarray, least_gain: float) -> int:
+    """Index in `GRID` of the best setting; 0, which is none, where none gains enough.
+
+    Args:
+        scores: Means over the cases, `(settings, regions)`.
+        least_gain: Of the mean over the regions, beside doing nothing.
+    """
+    means = scores.mean(axis=1)
+    # The grid goes from gentle to harsh, and argmax takes the first of equals; rounding makes equals of sums.
+    best = int(np.argmax(np.round(means, 9)))
+    return best if means[best] - means[0] >= least_gain else 0
+
+
+def as_markdown(settings: Postprocessing, before: Sequence[float], after: Sequence[float], metric: str) -> str:
+    """What was chosen and what it gains."""
+    chosen = ", ".join(f"{name} = {value:g}" for name, value in dataclasses.asdict(settings).items())
+    rows = [
+        f"| {region} | {old:.4f} | {new:.4f} | {new - old:+.4f} |"
+        for region, old, new in zip(REGIONS, before, after, strict=True)
+    ]
+    return "\n".join([f"Chosen: {chosen}", "", f"| {metric} | without | with | gain |", "|---|---:|---:|---:|", *rows])
+
+
+def main() -> int:
+    """Tunes, prints and writes; 1 if a case could not be read."""
+    workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
+    problems: list[InputError] = []
+    tasks = itertools.chain.from_iterable(predictions(workdir, _STEP.value, problems) for workdir in workdirs)
+    work = functools.partial(score, metric=_METRIC.value, challenge=_CHALLENGE.value)
+    workers = _WORKERS.value or available_cpus()
+    total, names = np.zeros((len(GRID), len(REGIONS))), []
+    for prediction, scores in map_in_processes(work, tasks, workers, name=lambda prediction: prediction.case):
+        total += scores
+        names.append(prediction.case)
+    if not names:
+        raise problems[0] if problems else InputError("holds no validation case", file=workdirs[0])
+    means = total / len(names)
+    index = choose(means, _LEAST_GAIN.value)
+    before, after = means[0].tolist(), means[index].tolist()
+    chosen_by = {
+        "metric": _METRIC.value,
+        "step": _STEP.value,
+        "runs": [str(workdir) for workdir in workdirs],
+        "cases": sorted(names),
+        "without": dict(zip(REGIONS, before, strict=True)),
+        "with": dict(zip(REGIONS, after, strict=True)),
+    }
+    for workdir in workdirs:
+        write_postprocessing(workdir, GRID[index], chosen_by)
+    print(as_markdown(GRID[index], before, after, _METRIC.value))
+    for problem in problems:
+        print(f"not used: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    try:
+        FLAGS(sys.argv)
+        keep_freed_memory()
+        keep_compiled_programs()
+        code = main()
+    except Exception as error:
+        if (message := describe(error)) is None:
+            raise
+        code = f"tune_postprocess: {message}"
+    sys.exit(code)

@@ -1,0 +1,195 @@
+"""What anatomy and the scores ask of a segmentation beyond its most probable labels.
+
+Specks of tumour far from the rest are seldom tumour, a tumour has no hole of healthy tissue in its middle, and a little
+enhancing tumour in a patient is more often none at all (Isensee et al. 2021, "nnU-Net for Brain Tumor Segmentation",
+https://doi.org/10.1007/978-3-030-72087-2_11, which relabels it as necrosis; BraTS scores an enhancing tumour that the
+reference does not have with 0). How small is too small is tuned on the validation cases by
+experiments/tune_postprocess.py, which writes RUN/postprocess.json.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cc3d
+import numpy as np
+
+from jaxbrats.data.geometry import bounding_box
+from jaxbrats.data.labels import BACKGROUND, ET, NCR, NUM_CLASSES
+from jaxbrats.errors import InputError
+from jaxbrats.files import read_json, write_json
+
+_NAME = "postprocess.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Postprocessing:
+    """Which of it is done; volumes in mm^3, 0 for not at all.
+
+    Attributes:
+        hole_mm3: Holes in the tumour up to this volume are filled.
+        component_mm3: Connected tumours under this volume are removed.
+        enhancing_mm3: Enhancing tumour becomes necrosis where a patient has less than this of it.
+    """
+
+    hole_mm3: float = 0.0
+    component_mm3: float = 0.0
+    enhancing_mm3: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InputError(f"{field.name}: expected a volume in mm^3, 0 or more, found {value!r}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Postprocessing":
+        """From what `dataclasses.asdict` gave.
+
+        Raises:
+            InputError: a key is missing or unknown, or a value is no volume.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, Mapping) or set(values) != set(names):
+            raise InputError(f"expected postprocessing settings with the keys {', '.join(names)}, found {values}")
+        return cls(**values)
+
+
+def postprocess(labels: np.ndarray, spacing_mm: Sequence[float], settings: Postprocessing) -> np.ndarray:
+    """Fills holes, removes small components, and turns little enhancing tumour into necrosis, in this order.
+
+    Args:
+        labels: Project labels `(X, Y, Z)`.
+        spacing_mm: Voxel size along x, y, z.
+        settings: How much of each.
+
+    Returns:
+        A new array.
+    """
+    # The box of the tumour is all that matters: what is background at its border goes on outside.
+    box = bounding_box(labels != BACKGROUND)
+    tumour = fill_holes(labels[box], spacing_mm, settings.hole_mm3)
+    tumour = remove_components(tumour, spacing_mm, settings.component_mm3)
+    tumour = relabel_enhancing(tumour, spacing_mm, settings.enhancing_mm3)
+    processed = labels.copy()
+    processed[box] = tumour
+    return processed
+
+
+def fill_holes(labels: np.ndarray, spacing_mm: Sequence[float], up_to_mm3: float) -> np.ndarray:
+    """Fills background that the tumour encloses on all sides.
+
+    Background voxels that share a face are one hole, unless they reach the border of the array. It gets the label that
+    most of the faces around it have, of equally many the lowest.
+
+    Args:
+        labels: Project labels `(X, Y, Z)`.
+        spacing_mm: Voxel size along x, y, z.
+        up_to_mm3: Larger holes stay; with 0 all stay.
+
+    Returns:
+        The labels, a new array where anything changes.
+    """
+    if not up_to_mm3:
+        return labels
+    holes, count = cc3d.connected_components(labels == BACKGROUND, connectivity=6, return_N=True)
+    sizes = np.bincount(holes.ravel(), minlength=count + 1) * math.prod(spacing_mm)
+    fillable = sizes <= up_to_mm3
+    fillable[0] = False
+    for axis in range(3):
+        for end in (0, -1):
+            fillable[np.take(holes, end, axis)] = False
+    if not fillable.any():
+        return labels
+    touching = np.zeros((count + 1, NUM_CLASSES), np.int64)
+    for axis in range(3):
+        before, after = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
+        for hole, neighbour in ((before, after), (after, before)):
+            faces = fillable[holes[hole]] & (labels[neighbour] != BACKGROUND)
+            np.add.at(touching, (holes[hole][faces], labels[neighbour][faces]), 1)
+    filled = labels.copy()
+    where = fillable[holes]
+    filled[where] = touching.argmax(axis=1)[holes[where]]
+    return filled
+
+
+def remove_components(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
+    """Turns tumours under a volume into background; all its labels together make a tumour, with 26 neighbours.
+
+    Args:
+        labels: Project labels `(X, Y, Z)`.
+        spacing_mm: Voxel size along x, y, z.
+        under_mm3: The least volume that stays; 0 keeps all.
+
+    Returns:
+        The labels, a new array where anything changes.
+    """
+    if not under_mm3:
+        return labels
+    components = cc3d.connected_components(labels != BACKGROUND, connectivity=26)
+    small = np.bincount(components.ravel()) * math.prod(spacing_mm) < under_mm3
+    small[0] = False
+    return np.where(small[components], labels.dtype.type(BACKGROUND), labels) if small.any() else labels
+
+
+def relabel_enhancing(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
+    """Turns all enhancing tumour of a patient into necrosis where it is less than a volume.
+
+    Args:
+        labels: Project labels `(X, Y, Z)`.
+        spacing_mm: Voxel size along x, y, z.
+        under_mm3: The least volume that stays; 0 keeps any.
+
+    Returns:
+        The labels, a new array where anything changes.
+    """
+    enhancing = labels == ET
+    if 0 < np.count_nonzero(enhancing) * math.prod(spacing_mm) < under_mm3:
+        return np.where(enhancing, labels.dtype.type(NCR), labels)
+    return labels
+
+
+def write_postprocessing(workdir: pathlib.Path, settings: Postprocessing, chosen_by: Mapping[str, Any]) -> None:
+    """Writes `RUN/postprocess.json`.
+
+    Args:
+        workdir: The run.
+        settings: What predictions of the run are to go through.
+        chosen_by: What the choice rests on, JSON-able, for the reader.
+    """
+    write_json(workdir / _NAME, {"settings": dataclasses.asdict(settings), "chosen_by": dict(chosen_by)})
+
+
+def read_postprocessing(workdirs: Sequence[pathlib.Path]) -> Postprocessing:
+    """What was chosen for a run, or for several that make an ensemble; nothing where nothing was chosen.
+
+    Raises:
+        InputError: a file is damaged, or runs of an ensemble ask for different things.
+    """
+    found = [_read(workdir) for workdir in workdirs]
+    for workdir, settings in zip(workdirs, found, strict=True):
+        if settings != found[0]:
+            asked = [
+                ", ".join(f"{k} = {v:g}" for k, v in dataclasses.asdict(one).items()) for one in (settings, found[0])
+            ]
+            raise InputError(
+                f"an ensemble needs runs with the same postprocessing: {asked[0]} here, {asked[1]} in {workdirs[0]}",
+                file=workdir / _NAME,
+                cure="Tune the runs together with experiments/tune_postprocess.py, or give --nopostprocess",
+            )
+    return found[0]
+
+
+def _read(workdir: pathlib.Path) -> Postprocessing:
+    path = workdir / _NAME
+    if not path.exists():
+        return Postprocessing()
+    values = read_json(path)
+    try:
+        return Postprocessing.from_dict(values["settings"] if isinstance(values, Mapping) else values)
+    except KeyError as error:
+        raise InputError("holds no settings", file=path, cure="Tune again or delete it") from error
+    except InputError as error:
+        raise InputError(error.problem, file=path, cure="Tune again or delete it") from error
