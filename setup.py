@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["jaxbrats", "jaxbrats.*"]),
+    package_data={"jaxbrats.evaluation.report": ["*.css", "*.js"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -30,6 +31,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
+        "pillow>=10",
         "scipy>=1.15",
         "tqdm>=4.66",
     ],

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 2  # over all devices
-    config.num_epochs = 18
+    config.num_epochs = 16
     config.learning_rate = 5e-3  # Adam
     config.schedule = "cosine"  # after a warm-up; or 'constant'
     config.dtype = "float32"  # or 'bfloat16' for the activations

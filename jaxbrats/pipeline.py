@@ -6,12 +6,14 @@ import sys
 
 from jaxbrats.data.arrays import array_shape, find_arrays, fingerprint
 from jaxbrats.data.cohort import preprocess_cohort
-from jaxbrats.data.manifest import FAILED, has_manifest, read_manifest
+from jaxbrats.data.geometry import Frame, common_frame
+from jaxbrats.data.manifest import FAILED, KEPT, has_manifest, read_manifest
 from jaxbrats.data.preprocess import Preprocessing
 from jaxbrats.data.split import load_or_make_split
 from jaxbrats.data.synthetic import write_cohort
 from jaxbrats.errors import InputError
 from jaxbrats.evaluation.curves import plot_curves
+from jaxbrats.evaluation.report.write import write_report
 from jaxbrats.evaluation.run import evaluate_run, is_evaluated
 from jaxbrats.evaluation.statistics import summary_table
 from jaxbrats.train.interrupt import Interrupted
@@ -43,7 +45,13 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
             file=data_dir,
             cure="Two patients at least are needed, one to train on and one to validate on",
         )
-    chosen = {"fingerprint": fingerprint(cases), "train": list(split.train), "val": list(split.val)}
+    frame = training_frame(data_dir)
+    chosen = {
+        "fingerprint": fingerprint(cases),
+        "train": list(split.train),
+        "val": list(split.val),
+        "frame": frame and frame.to_dict(),
+    }
     write_record(workdir, settings, data_dir, chosen)
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {data_dir}")
     try:
@@ -57,8 +65,9 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
         plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
         summary, problems = evaluate_run(workdir)
         print(summary_table(summary))
-        print(f"{workdir}: done. Scores are in evaluation/cases.csv, pictures in figures/")
-        failed += map(str, problems)
+        page, unshown = write_report(workdir)
+        print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
+        failed += map(str, [*problems, *unshown])
     for problem in failed:
         print(f"not used: {problem}", file=sys.stderr)
     return 1 if failed else 0
@@ -128,6 +137,14 @@ def adopt_preprocessing(settings: Settings, data_dir: pathlib.Path, shape: tuple
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(preprocessing)))
     check(settings)
     return settings
+
+
+def training_frame(data_dir: pathlib.Path) -> Frame | None:
+    """The orientation and spacing that most arrays of a folder have; None where no manifest tells."""
+    if not has_manifest(data_dir):
+        return None
+    records = read_manifest(data_dir)["cases"].values()
+    return common_frame(record["affine"] for record in records if record["status"] == KEPT)
 
 
 def _failures(manifest: dict) -> list[str]:

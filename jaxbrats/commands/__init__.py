@@ -12,6 +12,7 @@ from types import ModuleType
 
 from absl import flags
 
+from jaxbrats.allocator import keep_freed_memory
 from jaxbrats.errors import InputError
 
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint on the validation cases",
     "predict": "segment patients' NIfTI files with a trained run",
     "score": "score segmentations against references, as the BraTS challenge does",
+    "report": "write a run's report, to be opened in a browser",
 }
 
 # Disk full, quota, read-only, no permission: the user's to solve, so said in a line instead of a traceback.
@@ -81,6 +83,7 @@ def _run(command: ModuleType, name: str, arguments: list[str]) -> int:
     except flags.Error as error:
         print(f"jaxbrats {name}: {error}\nSee: jaxbrats {name} --help", file=sys.stderr)
         return 2
+    keep_freed_memory()
     try:
         return command.main()
     except KeyboardInterrupt:

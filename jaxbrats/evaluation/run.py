@@ -1,5 +1,6 @@
-"""Evaluates a run's checkpoint on preprocessed cases: scores as CSV, a summary, overlays.
+"""Evaluates a run's checkpoint on preprocessed cases: predictions, scores as CSV, a summary, overlays.
 
+RUN/predictions/CASE.nii.gz    what was predicted, on the voxels of the case's source files
 RUN/evaluation/cases.csv       a row for each case and region
 RUN/evaluation/summary.json    mean, sd, median, ... of each region and metric, and of which checkpoint
 RUN/figures/overlay_*.png      image, truth and prediction, from the worst case to the best
@@ -23,6 +24,7 @@ from jaxbrats.evaluation import metrics, scores, statistics
 from jaxbrats.evaluation.overlays import plot_overlay
 from jaxbrats.files import read_json, write_json
 from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.predictions import write_prediction
 from jaxbrats.train.checkpoints import choose_step, open_checkpoints
 from jaxbrats.train.record import read_record
 
@@ -35,7 +37,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 def evaluate_run(
     workdir: str | pathlib.Path, step: str = "best", data_dir: str | pathlib.Path | None = None
 ) -> tuple[statistics.Summary, list[InputError]]:
-    """Scores a checkpoint on the validation cases and writes tables and overlays into the run.
+    """Scores a checkpoint on the validation cases and writes predictions, tables and overlays into the run.
 
     Args:
         workdir: The run.
@@ -57,7 +59,7 @@ def evaluate_run(
     records = case_records(folder, network.preprocessing)
     cases = validation_cases(folder)
     predict = make_predict([network])
-    rows, problems = score_cases(cases, predict, records)
+    rows, problems = score_cases(cases, predict, records, workdir / "predictions")
     if not rows:
         raise problems[0] if problems else InputError("holds no validation case", file=folder)
     summary = statistics.summarise(rows)
@@ -119,9 +121,9 @@ def validation_cases(data_dir: pathlib.Path) -> list[ArrayCase]:
 
 
 def score_cases(
-    cases: Sequence[ArrayCase], predict: Predict, records: Mapping[str, Any]
+    cases: Sequence[ArrayCase], predict: Predict, records: Mapping[str, Any], folder: pathlib.Path | None = None
 ) -> tuple[list[scores.Row], list[InputError]]:
-    """Predicts and scores each case, with a progress bar.
+    """Predicts and scores each case, with a progress bar; leaves the prediction in `folder/CASE.nii.gz` if given.
 
     Returns:
         The rows of the score table, and what was wrong with each case that could not be read.
@@ -133,6 +135,8 @@ def score_cases(
         except InputError as problem:
             problems.append(problem)
             continue
+        if folder is not None:
+            write_prediction(folder / f"{case.name}.nii.gz", labels, records.get(case.name))
         spacing = tuple(nib.affines.voxel_sizes(affine_of(case, records)).tolist())
         rows += scores.case_rows(case.name, metrics.score_case(labels, truth, spacing))
     return rows, problems

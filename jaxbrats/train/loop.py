@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.arrays import ArrayCase, array_shape
 from jaxbrats.data.labels import LABEL_NAMES, REGIONS
 from jaxbrats.data.loader import loader_position, training_batches, validation_batches
 from jaxbrats.errors import InputError
@@ -24,10 +24,10 @@ from jaxbrats.model import scores
 from jaxbrats.train import checkpoints
 from jaxbrats.train.interrupt import Interrupted, stop_flag
 from jaxbrats.train.logs import MetricsLog, read_metrics
-from jaxbrats.train.mesh import make_mesh, put_batch, replicate
+from jaxbrats.train.mesh import batch_shapes, make_mesh, put_batch, replicate
 from jaxbrats.train.settings import Settings
 from jaxbrats.train.state import TrainState, init_state, make_model, make_optimizer, make_schedule
-from jaxbrats.train.step import StepMetrics, jit_train_step, jit_validation_step, make_loss
+from jaxbrats.train.step import StepMetrics, device_memory, jit_train_step, jit_validation_step, make_loss
 
 # Batches on the devices beside the one in use.
 _PREFETCH = 2
@@ -97,7 +97,7 @@ def train(
     optimizer = make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps)
     learning_rate = make_schedule(settings.learning_rate, settings.schedule, plan.total_steps)
     loss = make_loss(settings.loss)
-    step_function = jit_train_step(mesh, model, optimizer, loss)
+    shapes = batch_shapes(mesh, settings.batch_size, array_shape(training))
     validation_function = jit_validation_step(mesh, model, loss)
     state = replicate(mesh, init_state(model, optimizer, settings.seed, len(settings.data.modalities)))
     key = replicate(mesh, jax.random.key(settings.seed))
@@ -110,6 +110,8 @@ def train(
         start = int(state.step)
         if start >= plan.total_steps:
             return Outcome(start, trained=False)
+        step_function = jit_train_step(mesh, model, optimizer, loss).lower(state, shapes, key).compile()
+        print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
         log = MetricsLog(workdir, start)
         clock = _Clock(read_metrics(workdir))
         bar = tqdm(total=plan.total_steps, initial=start, desc="training", unit="step", dynamic_ncols=True)

@@ -62,6 +62,21 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in ("image", "labels")}
 
 
+def batch_shapes(mesh: Mesh, batch_size: int, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `put_batch` returns, without the data: to compile for.
+
+    Args:
+        mesh: From `make_mesh`.
+        batch_size: Cases in a global batch.
+        shape: `(X, Y, Z, C)` of a case.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        "image": jax.ShapeDtypeStruct((batch_size, *shape), np.float32, sharding=sharding),
+        "labels": jax.ShapeDtypeStruct((batch_size, *shape[:-1]), np.uint8, sharding=sharding),
+    }
+
+
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts a tree of host arrays on every device."""
     return jax.device_put(tree, replicated(mesh))

@@ -104,6 +104,19 @@ def jit_train_step(
     )
 
 
+def device_memory(step: jax.stages.Compiled) -> int:
+    """Bytes a compiled step takes on a device while it runs, by XLA's own account: what goes in, what comes out
+    beside it, and what lies between.
+    """
+    memory = step.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
 def jit_validation_step(
     mesh: Mesh, model: nn.Module, loss_function: LossFunction
 ) -> Callable[[TrainState, Batch], CaseMetrics]:

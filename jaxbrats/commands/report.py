@@ -1,0 +1,33 @@
+"""Writes a run's report, to be opened in a browser.
+
+    jaxbrats report --workdir=runs/unet3d
+
+RUN/report.html shows scores, box plots, curves and settings, and links to a page for each case (RUN/report/CASE.html)
+with a viewer of image, truth and prediction. It needs no network. Run `jaxbrats evaluate` first; the end of training
+does both. For research and education; not a medical device.
+"""
+
+import sys
+
+from absl import flags
+
+from jaxbrats.evaluation.report.write import write_report
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True, flag_values=FLAGS)
+_WORKERS = flags.DEFINE_integer(
+    "workers",
+    None,
+    "Processes that make the cases' pages; by default one a processor, fewer for few cases.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+
+
+def main() -> int:
+    """Writes the report and prints where it is; 1 if a case could not be shown."""
+    path, problems = write_report(_WORKDIR.value, _WORKERS.value)
+    print(f"{path}: open it in a browser")
+    for problem in problems:
+        print(f"not shown: {problem}", file=sys.stderr)
+    return 1 if problems else 0
