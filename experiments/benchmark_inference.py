@@ -81,22 +81,21 @@ def random_network(window: tuple[int, int, int] = (128, 128, 128), **changes: An
 
 def segment_with_jaxbrats(job: Job, out: pathlib.Path) -> float:
     """Segments the case into `out`; returns the seconds that the windows took."""
-    spent = 0.0
+    spent = []
     predict = functools.partial(
         predict_probabilities, make_apply([job.network]), window=job.network.preprocessing.crop, overlap=OVERLAP
     )
 
     def timed(image: np.ndarray) -> np.ndarray:
-        nonlocal spent
         start = time.perf_counter()
         probabilities = predict(image)
-        spent = time.perf_counter() - start
+        spent.append(time.perf_counter() - start)
         return probabilities
 
     (result,) = predict_cases([job.case], timed, job.network.preprocessing, out, frame=job.network.frame)
     if isinstance(result, InputError):
         raise result
-    return spent
+    return spent[0]
 
 
 def segment_with_monai(job: Job, out: pathlib.Path, layout: str) -> float:
@@ -122,10 +121,9 @@ def segment_with_monai(job: Job, out: pathlib.Path, layout: str) -> float:
         labels = probabilities[0].argmax(0).to(torch.uint8).numpy()
     whole = np.zeros(volumes[0].shape, np.uint8)
     whole[box] = labels
+    written = nib.Nifti1Image(whole, images[0].affine, images[0].header, dtype=np.uint8)
     out.mkdir(parents=True, exist_ok=True)
-    nib.save(
-        nib.Nifti1Image(whole, images[0].affine, images[0].header, dtype=np.uint8), out / f"{job.case.name}.nii.gz"
-    )
+    nib.save(written, out / f"{job.case.name}.nii.gz")
     return spent
 
 
@@ -272,7 +270,7 @@ def main() -> int:
             raise cohort.problems[0]
         job = Job(cohort.cases[0], network, folder)
         report = {
-            "processor": _processor(),
+            "processor": platform.processor() or platform.machine(),
             "cpus": available_cpus(),
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy", "torch", "monai")},
@@ -284,13 +282,6 @@ def main() -> int:
     files.write_text(RESULTS / "benchmark_inference.md", as_markdown(report))
     print(as_markdown(report))
     return 0
-
-
-def _processor() -> str:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

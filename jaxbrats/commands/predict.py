@@ -17,7 +17,6 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from jaxbrats.allocator import keep_freed_memory
 from jaxbrats.compilation import keep_compiled_programs
 from jaxbrats.data.cases import find_cases
 from jaxbrats.errors import InputError
@@ -71,7 +70,6 @@ _CONVENTION = flags.DEFINE_enum(
 
 def main() -> int:
     """Predicts and prints how many cases were segmented; 1 if one could not be."""
-    keep_freed_memory()
     keep_compiled_programs()
     networks = load_ensemble(_WORKDIR.value, _STEP.value)
     settings = networks[0].preprocessing

@@ -95,7 +95,8 @@ def predict_cases(
                 yield problem
                 continue
             except MemoryError:
-                yield InputError("does not fit in memory", case=case.name, cure="Use a machine with more")
+                cure = "Lower --batch, or use a machine with more"
+                yield InputError("does not fit in memory", case=case.name, cure=cure)
                 continue
             labels = np.argmax(probabilities, axis=-1).astype(np.uint8)
             if postprocessing is not None:

@@ -79,6 +79,9 @@ def predict_probabilities(
 
     Returns:
         Blended probabilities `(X, Y, Z, K)` float32, in the host's memory.
+
+    Raises:
+        MemoryError: the memory of the host or of the device does not suffice.
     """
     shape = image.shape[:3]
     missing = [max(size - length, 0) for length, size in zip(shape, window, strict=True)]
@@ -89,7 +92,12 @@ def predict_probabilities(
     if on_device is None:
         on_device = _fits_on_device(math.prod(_bucket(image.shape[:3], window)) * (image.shape[3] + num_classes) * 4)
     blend = _blend_on_device if on_device else _blend_on_host
-    total = blend(apply, image, weights, _batches(starts, batch), num_classes)
+    try:
+        total = blend(apply, image, weights, _batches(starts, batch), num_classes)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
     total /= _summed_weights(image.shape[:3], starts, weights)[..., None]
     return total[tuple(slice(size // 2, size // 2 + length) for size, length in zip(missing, shape, strict=True))]
 
