@@ -41,7 +41,7 @@ from jaxbrats.allocator import keep_freed_memory
 from jaxbrats.commands import describe
 from jaxbrats.data.cases import Case, find_cases
 from jaxbrats.data.geometry import bounding_box
-from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.data.preprocess import CropBox, Preprocessing
 from jaxbrats.data.synthetic import write_cohort
 from jaxbrats.errors import InputError
 from jaxbrats.inference.network import Network, load_network, make_apply
@@ -128,10 +128,12 @@ def segment_with_monai(job: Job, out: pathlib.Path, layout: str) -> float:
 
 
 def read(job: Job) -> tuple[list[nib.Nifti1Image], list[np.ndarray], tuple[slice, slice, slice]]:
-    """The case as nibabel reads it: images, their voxels, and the brain's box."""
-    images = [nib.load(job.case.modalities[name].path) for name in job.network.preprocessing.modalities]
+    """The case as nibabel reads it: images, their voxels, and the brain's box, a window large at least."""
+    settings = job.network.preprocessing
+    images = [nib.load(job.case.modalities[name].path) for name in settings.modalities]
     volumes = [np.asarray(image.dataobj) for image in images]
-    return images, volumes, bounding_box(functools.reduce(np.logical_or, (volume != 0 for volume in volumes)))
+    brain = bounding_box(functools.reduce(np.logical_or, (volume != 0 for volume in volumes)))
+    return images, volumes, CropBox.about(brain, volumes[0].shape, settings.crop).in_volume
 
 
 def _normalised(volume: np.ndarray, box: tuple[slice, slice, slice], normalization: str) -> np.ndarray:
@@ -239,7 +241,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             *lines,
             "",
             f"jaxbrats is {ratio['median']:.2f} times as fast as {report['peer']} ({ratio['least']:.2f} to "
-            f"{ratio['greatest']:.2f}), with the same label on {report['agreement'][report['peer']]:.4%} of the voxels",
+            f"{ratio['greatest']:.2f}). Same label: {report['agreement'][report['peer']]:.4%} of the voxels.",
             "",
             f"{report['case']['modalities']} modalities of {voxels} voxels, brain {brain}, {report['case']['windows']} "
             f"windows of {window}. Network: {report['network']}. Medians of {len(report['rounds'])} rounds, the sides "

@@ -282,5 +282,5 @@ def test_one_case_s_trouble_is_its_own(tmp_path, monkeypatch):
     assert first.path.exists()
     assert isinstance(second, InputError)
     assert "b-t1c.nii.gz" in str(second)
-    assert str(third) == "case c: does not fit in memory. Use a machine with more"
+    assert str(third) == "case c: does not fit in memory. Lower --batch, or use a machine with more"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]

@@ -163,3 +163,12 @@ def test_the_memory_is_chosen_by_what_fits(monkeypatch):
     result = predict_probabilities(pointwise, image, WINDOW)
     assert asked == [20 * 15 * 10 * (3 + 4) * 4]
     np.testing.assert_array_equal(result, predict_probabilities(pointwise, image, WINDOW, on_device=True))
+
+
+@pytest.mark.parametrize(("message", "kind"), [("RESOURCE_EXHAUSTED: 9 GiB", MemoryError), ("INTERNAL", RuntimeError)])
+def test_a_full_device_is_a_memory_error(message, kind):
+    def network(windows):
+        raise jax.errors.JaxRuntimeError(message)
+
+    with pytest.raises(kind, match=message):
+        predict_probabilities(network, image_of((8, 6, 4)), WINDOW)
