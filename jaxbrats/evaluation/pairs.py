@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from jaxbrats.data.dataset_json import read_dataset_json
 from jaxbrats.errors import InputError
+from jaxbrats.inference.predict import MAPS
 
 _NIFTI = re.compile(r"(.+)\.nii(\.gz)?", re.IGNORECASE)
 _SEGMENTATION = re.compile(r"(.+)[-_]seg", re.IGNORECASE)
@@ -67,6 +68,8 @@ def _label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, 
         problem = "is a file, expected a folder" if folder.exists() else "there is no such folder"
         raise InputError(problem, file=folder, cure="Give the folder that holds the segmentations")
     volumes = [(path, match[1]) for path in _walk(folder) if (match := _NIFTI.fullmatch(path.name))]
+    stems = {stem for _, stem in volumes}
+    volumes = [(path, stem) for path, stem in volumes if not _is_map(stem, stems)]
     named = [(path, case) for path, stem in volumes if (case := _segmentation_of(path, stem))]
     found: dict[str, pathlib.Path] = {}
     spoiled = set()
@@ -80,6 +83,12 @@ def _label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, 
         raise InputError("holds no .nii or .nii.gz file", file=folder, cure="Give the folder with the segmentations")
     maps = {parent: _label_map(parent) for parent in {path.parent for path in found.values()}}
     return {case: LabelFile(path, maps[path.parent]) for case, path in found.items() if case not in spoiled}
+
+
+def _is_map(stem: str, stems: set[str]) -> bool:
+    """Whether a file is a map that `jaxbrats predict` wrote beside the case's segmentation."""
+    case, _, kind = stem.rpartition("-")
+    return kind in MAPS and case in stems
 
 
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:

@@ -105,3 +105,15 @@ def test_folders_that_cannot_be_used(tmp_path, name, message):
     for folders in ((tmp_path / name, tmp_path / "good"), (tmp_path / "good", tmp_path / name)):
         with pytest.raises(InputError, match=message):
             find_pairs(*folders)
+
+
+def test_maps_beside_a_prediction_are_no_cases_of_their_own(tmp_path):
+    for name in ("a", "a-probabilities", "a-entropy", "b-entropy"):
+        (tmp_path / "pred").mkdir(exist_ok=True)
+        (tmp_path / "pred" / f"{name}.nii.gz").touch()
+    (tmp_path / "ref").mkdir()
+    for name in ("a", "b-entropy"):
+        (tmp_path / "ref" / f"{name}.nii.gz").touch()
+    found, problems = find_pairs(tmp_path / "pred", tmp_path / "ref")
+    assert [pair.case for pair in found] == ["a", "b-entropy"]
+    assert problems == []
