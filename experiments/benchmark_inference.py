@@ -36,9 +36,8 @@ import nibabel as nib
 import numpy as np
 from absl import flags
 
-from jaxbrats import files
+from jaxbrats import commands, files
 from jaxbrats.allocator import keep_freed_memory
-from jaxbrats.commands import describe
 from jaxbrats.data.cases import Case, find_cases
 from jaxbrats.data.geometry import bounding_box
 from jaxbrats.data.preprocess import CropBox, Preprocessing
@@ -287,11 +286,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        FLAGS(sys.argv)
-        code = main()
-    except Exception as error:
-        if (message := describe(error)) is None:
-            raise
-        code = f"benchmark_inference: {message}"
-    sys.exit(code)
+    sys.exit(commands.run_program(sys.modules[__name__], "benchmark_inference", sys.argv[1:]))

@@ -31,7 +31,7 @@ import surface_distance
 from absl import flags
 from scipy import ndimage
 
-from jaxbrats import files
+from jaxbrats import commands, files
 from jaxbrats.data.labels import REGIONS, SCORED, region_mask
 from jaxbrats.errors import InputError
 from jaxbrats.evaluation import scores
@@ -251,8 +251,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    try:
-        FLAGS(sys.argv)
-        sys.exit(main())
-    except (InputError, flags.Error) as error:
-        sys.exit(f"benchmark_metrics: {error}")
+    sys.exit(commands.run_program(sys.modules[__name__], "benchmark_metrics", sys.argv[1:]))

@@ -67,11 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        FLAGS(sys.argv)
-        sys.exit(main())
-    except Exception as error:
-        message = commands.describe(error)
-        if message is None:
-            raise
-        sys.exit(f"compare_runs: {message}")
+    sys.exit(commands.run_program(sys.modules[__name__], "compare_runs", sys.argv[1:]))

@@ -15,7 +15,7 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from jaxbrats.commands import describe
+from jaxbrats import commands
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation.run import case_records, score_cases, validation_cases
 from jaxbrats.evaluation.scores import Row
@@ -78,11 +78,4 @@ def long_form(table: dict[str, list[Row]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        FLAGS(sys.argv)
-        code = main()
-    except Exception as error:
-        if (message := describe(error)) is None:
-            raise
-        code = message
-    sys.exit(code)
+    sys.exit(commands.run_program(sys.modules[__name__], "evaluate_checkpoint", sys.argv[1:]))

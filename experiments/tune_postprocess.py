@@ -22,8 +22,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from jaxbrats.allocator import keep_freed_memory
-from jaxbrats.commands import describe
+from jaxbrats import commands
 from jaxbrats.compilation import keep_compiled_programs
 from jaxbrats.data.arrays import read_image, read_labels
 from jaxbrats.data.geometry import bounding_box
@@ -126,6 +125,7 @@ def as_markdown(settings: Postprocessing, before: Sequence[float], after: Sequen
 
 def main() -> int:
     """Tunes, prints and writes; 1 if a case could not be read."""
+    keep_compiled_programs()
     workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
     problems: list[InputError] = []
     tasks = itertools.chain.from_iterable(predictions(workdir, _STEP.value, problems) for workdir in workdirs)
@@ -157,13 +157,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        FLAGS(sys.argv)
-        keep_freed_memory()
-        keep_compiled_programs()
-        code = main()
-    except Exception as error:
-        if (message := describe(error)) is None:
-            raise
-        code = f"tune_postprocess: {message}"
-    sys.exit(code)
+    sys.exit(commands.run_program(sys.modules[__name__], "tune_postprocess", sys.argv[1:]))

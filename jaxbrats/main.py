@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from jaxbrats.allocator import keep_freed_memory
 from jaxbrats.errors import InputError
 
 _NO_DATA = """\
@@ -28,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     0 all done, 1 something the user can solve (said in a line), 2 the command line is wrong, 128 + n stopped by
     signal n after saving.
     """
-    from jaxbrats.commands import describe
+    from jaxbrats.commands import finish
 
     if not arguments or any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
         print((__doc__ or "").strip())
@@ -38,17 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"jaxbrats train: {error}", file=sys.stderr)
         return 2
-    try:
-        return _train(values)
-    except KeyboardInterrupt:
-        print("jaxbrats train: interrupted before anything new was saved.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        message = describe(error)
-        if message is None:
-            raise
-        print(f"jaxbrats train: {message}", file=sys.stderr)
-        return 1
+    return finish("jaxbrats train", lambda: _train(values))
 
 
 def _parse(arguments: Sequence[str]) -> flags.FlagValues:
@@ -91,7 +80,6 @@ def _train(values: flags.FlagValues) -> int:
         return 2
     name = pathlib.Path(config_flags.get_config_filename(values["config"])).stem
     workdir = pathlib.Path(values["workdir"].value or pathlib.Path("runs") / name)
-    keep_freed_memory()
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
 

@@ -7,7 +7,7 @@ messages and exit codes: 0 all of it worked, 1 something did not, 2 the command 
 import errno
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from absl import flags
@@ -65,33 +65,44 @@ def run(arguments: Sequence[str]) -> int:
         from jaxbrats import main as train_program
 
         return train_program.run(rest)
-    command = importlib.import_module(f"jaxbrats.commands.{name}")
-    return _run(command, name, rest)
+    return run_program(importlib.import_module(f"jaxbrats.commands.{name}"), f"jaxbrats {name}", rest)
 
 
-def _run(command: ModuleType, name: str, arguments: list[str]) -> int:
+def run_program(program: ModuleType, name: str, arguments: Sequence[str]) -> int:
+    """Runs a module that has `FLAGS` and `main() -> exit code`: a command, or a script of `experiments/`.
+
+    Args:
+        program: The module.
+        name: What to call it in messages.
+        arguments: Its command line.
+    """
     if any(argument in ("--help", "-h", "-help") for argument in arguments):
-        print(f"{(command.__doc__ or '').strip()}\n\n{command.FLAGS.get_help()}")
+        print(f"{(program.__doc__ or '').strip()}\n\n{program.FLAGS.get_help()}")
         return 0
     try:
-        command.FLAGS.unparse_flags()
-        for flag in command.FLAGS:
-            command.FLAGS[flag].unparse()
-        extra = command.FLAGS([name, *arguments])[1:]
+        program.FLAGS.unparse_flags()
+        for flag in program.FLAGS:
+            program.FLAGS[flag].unparse()
+        extra = program.FLAGS([name, *arguments])[1:]
         if extra:
             raise flags.IllegalFlagValueError(f"unexpected argument '{extra[0]}'; flags are written --name=value")
     except flags.Error as error:
-        print(f"jaxbrats {name}: {error}\nSee: jaxbrats {name} --help", file=sys.stderr)
+        print(f"{name}: {error}\nSee: {name} --help", file=sys.stderr)
         return 2
+    return finish(name, program.main)
+
+
+def finish(name: str, work: Callable[[], int]) -> int:
+    """Does the work and returns its exit code, with a line in the place of an exception that is the user's to solve."""
     keep_freed_memory()
     try:
-        return command.main()
+        return work()
     except KeyboardInterrupt:
-        print(f"jaxbrats {name}: interrupted.", file=sys.stderr)
+        print(f"{name}: interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
         message = describe(error)
         if message is None:
             raise
-        print(f"jaxbrats {name}: {message}", file=sys.stderr)
+        print(f"{name}: {message}", file=sys.stderr)
         return 1

@@ -168,7 +168,8 @@ def _winograd_backward(saved: tuple, dy: jax.Array) -> tuple[tuple[jax.Array, ..
     inputs, kernel = saved
     plain = _winograd.__wrapped__
     (d_inputs,) = jax.vjp(lambda inputs: plain(inputs, kernel), inputs)[1](dy)
-    if not _tiles_pay(inputs, kernel) or max(kernel.shape[3:]) > _THIN * len(inputs):
+    thickest = max(kernel.shape[-1], *(part.shape[-1] for part in inputs))
+    if thickest > _THIN or not _tiles_pay(inputs, kernel):
         (d_kernel,) = jax.vjp(lambda kernel: plain(inputs, kernel), kernel)[1](dy)
         return d_inputs, d_kernel
     return d_inputs, jnp.concatenate([_kernel_gradient(part, dy) for part in inputs], axis=3)

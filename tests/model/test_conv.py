@@ -15,6 +15,8 @@ SHAPES = [
     ((1, 3, 4, 4), 2, 3),
     ((1, 1, 3, 2), 2, 2),
     ((1, 13, 3, 7), 5, 1),
+    # more channels than the kernel's gradient takes as matrix products
+    ((1, 8, 3, 3), 18, 17),
 ]
 
 
