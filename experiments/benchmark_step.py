@@ -34,7 +34,7 @@ import numpy as np
 from absl import flags
 
 from jaxbrats import commands, files
-from jaxbrats.allocator import keep_freed_memory
+from jaxbrats.allocator import keep_freed_memory, release_freed_memory
 from jaxbrats.data.labels import DEFAULT_MODALITIES, NUM_CLASSES
 from jaxbrats.errors import InputError
 from jaxbrats.processes import available_cpus
@@ -192,6 +192,8 @@ def peak_memory(side: Side) -> int:
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated()
+    release_freed_memory()  # what earlier steps left; the training loop does so too
+    step()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: man proc_pid_clear_refs
     step()
     status = pathlib.Path("/proc/self/status").read_text()

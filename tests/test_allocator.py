@@ -30,3 +30,30 @@ def test_freed_memory_is_not_faulted_in_again():
         pytest.skip("the C library is not glibc")
     _, without = faults(False)
     assert with_it < 0.05 * without
+
+
+HOLE = """
+import pathlib
+import numpy as np
+from jaxbrats.allocator import keep_freed_memory, release_freed_memory
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+kept = keep_freed_memory()
+large = np.ones(256 << 20, np.uint8)
+above = np.ones(8 << 20, np.uint8)  # keeps the heap from shrinking
+del large
+before = resident()
+release_freed_memory()
+print(kept, before - resident())
+"""
+
+
+def test_freed_memory_can_be_given_back():
+    kept, released = subprocess.run(
+        [sys.executable, "-c", HOLE], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if kept == "False":
+        pytest.skip("the C library is not glibc")
+    assert int(released) > 240 << 20
