@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbrats.data import labels as conventions
+from jaxbrats.data.geometry import bounding_box
 from jaxbrats.evaluation import lesions, surfaces
 
 OVERLAP_COLUMNS = ("dice", "iou", "sensitivity", "specificity", "volume_ref_mm3", "volume_pred_mm3")
@@ -176,18 +177,6 @@ def _regions(pred_labels: np.ndarray, ref_labels: np.ndarray) -> list[tuple[str,
         (region, conventions.region_mask(pred, region), conventions.region_mask(ref, region))
         for region in conventions.SCORED
     ]
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    """The smallest box of voxels that holds a mask (X, Y, Z); one voxel where the mask is empty."""
-    box = [slice(0, 1)] * mask.ndim
-    # The axis that is slowest in memory first: it is the quickest to reduce to, and what it cuts off is not read again.
-    for axis in np.argsort(mask.strides)[::-1]:
-        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if len(where):
-            box[axis] = slice(int(where[0]), int(where[-1]) + 1)
-        mask = mask[(slice(None),) * axis + (box[axis],)]
-    return tuple(box)
 
 
 def _overlap(pred: np.ndarray, ref: np.ndarray, voxels: int, spacing_mm: Sequence[float]) -> dict[str, float]:

@@ -71,13 +71,6 @@ def test_shapes_that_differ_are_refused():
         metrics.score_case(np.zeros(SHAPE, np.uint8), np.zeros((5, 6, 8), np.uint8))
 
 
-def test_bounding_box_is_tight_in_either_memory_order():
-    mask = box((1, 4), (2, 5), (3, 4)) & ~box((1, 3), (2, 4), (3, 4))
-    for order in ("C", "F"):
-        assert metrics.bounding_box(mask.copy(order)) == (slice(1, 4), slice(2, 5), slice(3, 4))
-        assert metrics.bounding_box(EMPTY.copy(order)) == (slice(0, 1),) * 3
-
-
 def random_labels(seed, shape=(14, 15, 16)):
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.uint8)

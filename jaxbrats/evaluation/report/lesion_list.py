@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import cc3d
 import numpy as np
 
+from jaxbrats.data.geometry import bounding_box
 from jaxbrats.data.labels import REGIONS, region_mask
 from jaxbrats.evaluation.lesions import Challenge, dilate
-from jaxbrats.evaluation.metrics import bounding_box
 
 FOUND, MISSED, FALSE_POSITIVE, TOO_SMALL = "found", "missed", "false positive", "too small to count"
 # What a reader looks for comes first; errors of both kinds mix, so that the largest lead.
