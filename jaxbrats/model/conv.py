@@ -39,6 +39,17 @@ _INPUT_TRANSFORM = np.array(
     ],
     np.float32,
 )
+_KERNEL_TRANSFORM = np.array(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    np.float32,
+)
 _OUTPUT_TRANSFORM = np.array(
     [
         [1, 1, 1, 1, 1, 0],
@@ -140,7 +151,7 @@ def _winograd(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
     if not _tiles_pay(inputs, kernel):
         return _slices(inputs, kernel)
     products = [None] * 6
-    weights = _combine(native.KERNEL_TRANSFORM, list(kernel))
+    weights = _combine(_KERNEL_TRANSFORM, list(kernel))
     for part, shares in zip(inputs, zip(*(_split(weight, inputs) for weight in weights), strict=True), strict=True):
         for index, (tap, share) in enumerate(zip(_transformed(part), shares, strict=True)):
             product = _conv2d(tap, share)
@@ -195,7 +206,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
         # A product for each tile, then their sum: one long sum would lose two digits.
         product = jnp.einsum("tyzi,tyzo->tio", v, m).sum(0)
         planes.append(product.reshape(3, c_in, 3, c_out).transpose(2, 0, 1, 3))
-    return jnp.stack(_combine(native.KERNEL_TRANSFORM.T, planes))
+    return jnp.stack(_combine(_KERNEL_TRANSFORM.T, planes))
 
 
 def _transformed(x: jax.Array) -> list[jax.Array]:

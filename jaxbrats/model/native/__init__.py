@@ -1,9 +1,9 @@
 """The 3×3×3 convolution on a CPU as compiled code: `conv3d.cc`, called through XLA's foreign function interface.
 
 XLA's CPU backend cannot express a Winograd convolution whose transformed data stay in the cache: each transform and
-each product is a pass over memory of its own. The C++ file does it in one, two to four times as fast. It is compiled on
-first use with the machine's own compiler (`CXX`, c++, g++ or clang++) for its own processor, into the user's cache
-folder. Without a compiler `available` says no, and `conv.py` has the same convolution in XLA's terms.
+each product is a pass over memory of its own. The C++ code goes tile by tile. It is compiled on first use with the
+machine's own compiler (`CXX`, c++, g++ or clang++) for its own processor, into the user's cache folder. Without a
+compiler `available` says no, and `conv.py` has the same convolution in XLA's terms.
 """
 
 import ctypes
@@ -24,23 +24,8 @@ import numpy as np
 
 _SOURCE = pathlib.Path(__file__).with_name("conv3d.cc")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w")
-# Fewer voxels than these are soon convolved, but the kernel's 36 matrices take as long as ever.
+# With fewer voxels most of the time would go to the transforms of the kernel, which has 36 matrices for 27 taps.
 _FEWEST_VOXELS = 4096
-# The gradients of a kernel that are summed apart take memory each.
-_MOST_SLICES = 32
-
-# G of F(4, 3): kernel taps to the six weights of the transformed domain.
-KERNEL_TRANSFORM = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    np.float32,
-)
 
 
 def available() -> bool:
@@ -75,13 +60,16 @@ def convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
     return _convolve(inputs, kernel)
 
 
-def _convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
-    c_in, c_out = kernel.shape[3:]
-    weights = jnp.einsum("pu,qv,uvwio->pqwio", KERNEL_TRANSFORM, KERNEL_TRANSFORM, kernel, precision="highest")
-    weights = weights.reshape(36, 3 * c_in, c_out)
-    weights = jnp.pad(weights, ((0, 0), (0, 0), (0, _columns(c_out) - c_out)))
-    result = jax.ShapeDtypeStruct((*inputs[0].shape[:4], c_out), jnp.float32)
-    return jax.ffi.ffi_call("jaxbrats_convolve", result)(weights, *inputs)
+def _convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, turned: bool = False) -> jax.Array:
+    """The convolution, with the kernel turned around along X, Y and Z if asked."""
+    _need_library()
+    result = jax.ShapeDtypeStruct((*inputs[0].shape[:4], kernel.shape[4]), jnp.float32)
+    return jax.ffi.ffi_call("jaxbrats_convolve", result)(kernel, *inputs, turned=turned)
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    result = jax.ShapeDtypeStruct((3, 3, 3, x.shape[4], dy.shape[4]), jnp.float32)
+    return jax.ffi.ffi_call("jaxbrats_correlate", result)(x, dy)
 
 
 def _convolve_forward(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> tuple[jax.Array, tuple]:
@@ -91,30 +79,16 @@ def _convolve_forward(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> tuple
 def _convolve_backward(saved: tuple, dy: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
     inputs, kernel = saved
     shares = jnp.split(kernel, np.cumsum([part.shape[-1] for part in inputs])[:-1], axis=3)
-    # The gradient of the input is the convolution of the output's gradient with the kernel turned around.
-    d_inputs = tuple(_convolve((dy,), jnp.flip(share, (0, 1, 2)).swapaxes(3, 4)) for share in shares)
+    d_inputs = tuple(_convolve((dy,), share.swapaxes(3, 4), turned=True) for share in shares)
     return d_inputs, jnp.concatenate([_kernel_gradient(part, dy) for part in inputs], axis=3)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    c_in, c_out = x.shape[4], dy.shape[4]
-    slices = min(os.cpu_count() or 1, _MOST_SLICES)
-    result = jax.ShapeDtypeStruct((slices, 36, 3 * c_in, _columns(c_out)), jnp.float32)
-    d_weights = jax.ffi.ffi_call("jaxbrats_correlate", result)(x, dy).sum(0)[..., :c_out]
-    d_weights = d_weights.reshape(6, 6, 3, c_in, c_out)
-    return jnp.einsum("pu,qv,pqwio->uvwio", KERNEL_TRANSFORM, KERNEL_TRANSFORM, d_weights, precision="highest")
-
-
-def _columns(channels: int) -> int:
-    """Channels rounded up to the whole vectors that the compiled code works in."""
-    library = _library()
-    if library is None:
+def _need_library() -> None:
+    if _library() is None:
         raise RuntimeError("conv='native' needs a working C++ compiler (CXX, c++, g++ or clang++); there is none")
-    lanes = library.lanes_for(channels)
-    return -(-channels // lanes) * lanes
 
 
 @functools.cache
@@ -144,7 +118,8 @@ def _compiled() -> pathlib.Path:
     if compiler is None:
         raise FileNotFoundError("there is no C++ compiler: CXX, c++, g++ or clang++")
     command = [compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_SOURCE)]
-    what = (_SOURCE.read_bytes(), command, jaxlib.__version__, _processor(), pathlib.Path(compiler).stat().st_mtime_ns)
+    code = [path.read_bytes() for path in sorted(_SOURCE.parent.glob("*.[ch]*"))]
+    what = (code, command, jaxlib.__version__, _processor(), pathlib.Path(compiler).stat().st_mtime_ns)
     name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     library = home / "jaxbrats" / "native" / f"{name}.so"
