@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,9 +51,13 @@ def read_json(path: str | pathlib.Path) -> Any:
         InputError: it is missing, unreadable or not JSON.
     """
     path = pathlib.Path(path)
+    cure = "Check that the file is there and its permissions"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # Opening a named pipe would wait for its other end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError("expected a file, found something else", file=path, cure=cure)
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
-    except ValueError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path, cure=cure) from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"is not valid JSON ({error})", file=path, cure="Delete it to have it made again") from error

@@ -67,8 +67,10 @@ def frame_of(affine: np.ndarray) -> Frame:
     """The frame of a volume by its affine `(4, 4)`; of an oblique one the nearest orientation.
 
     Raises:
-        InputError: the affine maps an axis of the volume to no direction.
+        InputError: the affine is not finite, or maps an axis of the volume to no direction.
     """
+    if not np.isfinite(affine).all():
+        raise InputError("has an affine with values that are not finite", cure="Export it again")
     axes = nib.orientations.io_orientation(affine)
     if not np.isfinite(axes).all():
         rows = "; ".join(" ".join(f"{x:g}" for x in row) for row in np.asarray(affine)[:3])
