@@ -32,6 +32,9 @@ class Frame:
     orientation: str
     spacing_mm: tuple[float, float, float]
 
+    def __str__(self) -> str:
+        return f"{self.orientation}, {' x '.join(f'{size:.4g}' for size in self.spacing_mm)} mm"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {"orientation": self.orientation, "spacing_mm": list(self.spacing_mm)}
