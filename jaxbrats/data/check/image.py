@@ -84,7 +84,7 @@ def _intensities(volume: Volume, normalization: str) -> Iterator[_Doubt]:
     values = np.unique(sample)
     if values.size <= _FEW_VALUES:
         yield "intensity", f"has only {values.size} different values, as a segmentation has", "Is this the image?"
-    bulk = float(np.quantile(sample[sample != 0], _QUANTILE)) if sample.any() else volume.maximum
+    bulk = float(np.quantile(sample[sample != 0], _QUANTILE, method="lower")) if sample.any() else volume.maximum
     share = (bulk - volume.minimum) / (volume.maximum - volume.minimum)
     if normalization == "minmax" and share < _LEAST_SHARE_OF_RANGE:
         problem = f"{_QUANTILE:.1%} of its brain lie below {bulk:g}, but a few voxels reach {volume.maximum:g}"
