@@ -116,7 +116,8 @@ def _read_header(stream: io.BufferedIOBase, fault: functools.partial) -> nib.Nif
         header.check_fix(logger=_quiet, error_level=40)
         if header["magic"] != header.single_magic:
             raise fault("is half of a .hdr and .img pair", cure="Convert it to a single .nii or .nii.gz file")
-        affine = header.get_best_affine()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            affine = header.get_best_affine()
     except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         raise fault(f"has a damaged header ({error})", cure=_COPY_AGAIN) from error
     try:

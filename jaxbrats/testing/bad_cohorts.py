@@ -130,6 +130,12 @@ KINDS = [
     Kind("modality missing", lambda files: files.image.unlink(), REFUSED, _FOUND_NO),
     Kind("segmentation alone", _rest_gone, REFUSED, "has a segmentation but no image"),
     Kind("folder of a case without files", _empty_folder, REFUSED, "has no image of a name that is understood"),
+    Kind(
+        "second folder of a case, without files",
+        lambda files: (files.folder / "copy" / ODD).mkdir(parents=True),
+        SAME,
+        "has no image of a name that is understood",
+    ),
     Kind("image as .nii and as .nii.gz", _twice, REFUSED, "is there twice"),
     Kind("case in two folders", _in_two_folders, REFUSED, "is there twice"),
     Kind("data set in the form of the Decathlon", data_set(_SOUND), SAME),

@@ -17,7 +17,7 @@ from jaxbrats.errors import InputError
 from jaxbrats.testing import kinds, malformed
 
 ALL = [(group, kind) for group, some in malformed.CORPUS.items() for kind in some]
-FUZZ = settings(max_examples=120, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=80, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 IMAGE = gzip.compress(kinds.nifti(kinds.image_voxels(0)), mtime=0)
 LABELS = gzip.compress(kinds.nifti(kinds.label_voxels(0), image=nib.Nifti2Image), mtime=0)
 

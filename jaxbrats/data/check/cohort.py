@@ -89,7 +89,7 @@ def check_cohort(
     cases += _cases_without_files(cohort, {case.name for case in cases})
     cases.sort(key=lambda case: natural_key(case.name))
     findings = [
-        *(Finding("files", True, problem) for problem in cohort.problems if problem.case is None),
+        *_other_problems(cohort),
         *_too_few_patients(folder, cases),
         *(finding for case in cases for finding in case.findings),
         *between_cases(cases, settings),
@@ -99,11 +99,20 @@ def check_cohort(
     return CohortReport(folder, settings, cases, findings)
 
 
-def _cases_without_files(cohort: Cohort, names: set[str]) -> Iterator[CaseReport]:
+def _cases_without_files(cohort: Cohort, read: set[str]) -> Iterator[CaseReport]:
+    """Cases whose files are not there, or there in a way that leaves open which to read."""
     by_case = {problem.case: problem for problem in cohort.problems if problem.case is not None}
     for name, problem in by_case.items():
-        if name not in names:
+        if name not in read:
             yield CaseReport(name, patient_of(name), "", FAILED, (), {}, {}, [Finding("files", True, problem)])
+
+
+def _other_problems(cohort: Cohort) -> Iterator[Finding]:
+    """Files and folders of no case; and a second folder, without files, of a case that is whole elsewhere."""
+    read = {case.name for case in cohort.cases}
+    for problem in cohort.problems:
+        if problem.case is None or problem.case in read:
+            yield Finding("files", problem.case is None, problem)
 
 
 def _strange_files(cohort: Cohort) -> Iterator[Finding]:

@@ -112,7 +112,8 @@ def _geometry(volume: Volume) -> Iterator[_Doubt]:
 
 def _qform(header: nib.Nifti1Header) -> tuple[np.ndarray | None, int]:
     try:
-        return header.get_qform(coded=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return header.get_qform(coded=True)
     except (ValueError, nib.spatialimages.HeaderDataError):
         return None, 0  # a quaternion that is none; the sform is used
 

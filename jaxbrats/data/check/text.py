@@ -31,7 +31,8 @@ def as_text(report: CohortReport, everything_in: str | None = None) -> str:
         for kind, name in _KINDS.items():
             found = [finding for finding in report.findings if finding.kind == kind and finding.error == is_error]
             if found:
-                lines += [f"{heading}: {name}", *_some(found, report, everything_in), ""]
+                stopped = "" if is_error or kind not in ERRORS else ", where preprocessing does not read or need it"
+                lines += [f"{heading}: {name}{stopped}", *_some(found, report, everything_in), ""]
     return "\n".join(lines).rstrip()
 
 
