@@ -74,11 +74,12 @@ def frame_of(affine: np.ndarray) -> Frame:
     """
     if not np.isfinite(affine).all():
         raise InputError("has an affine with values that are not finite", cure="Export it again")
-    axes = nib.orientations.io_orientation(affine)
-    if not np.isfinite(axes).all():
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # numbers whose squares overflow
+        axes = nib.orientations.io_orientation(affine)
+        spacing = nib.affines.voxel_sizes(affine)
+    if not np.isfinite(axes).all() or not np.isfinite(spacing).all():
         rows = "; ".join(" ".join(f"{x:g}" for x in row) for row in np.asarray(affine)[:3])
         raise InputError(f"expected an affine with three independent axes, found [{rows}]", cure="Export it again")
-    spacing = nib.affines.voxel_sizes(affine)
     return Frame("".join(nib.orientations.ornt2axcodes(axes)), tuple(float(size) for size in spacing))
 
 

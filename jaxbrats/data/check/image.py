@@ -125,5 +125,6 @@ def _tolerance(volume: Volume) -> float:
 
 def _farthest(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
-    apart = nib.affines.apply_affine(first, corners) - nib.affines.apply_affine(second, corners)
-    return float(np.linalg.norm(apart, axis=1).max())
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged qform may hold any number
+        apart = nib.affines.apply_affine(first, corners) - nib.affines.apply_affine(second, corners)
+        return float(np.linalg.norm(apart, axis=1).max())
