@@ -8,12 +8,15 @@ that are there twice, orientations unlike the others', and more. Nothing is writ
 everything measured and found.
 """
 
+import pathlib
+
 from absl import flags
 
 from jaxbrats import files
 from jaxbrats.commands import preprocessing_flags
 from jaxbrats.data.check.cohort import check_cohort
 from jaxbrats.data.check.text import as_text
+from jaxbrats.errors import InputError
 
 FLAGS = flags.FlagValues()
 _RAW = flags.DEFINE_string("raw", None, "Folder of the cohort.", required=True, flag_values=FLAGS)
@@ -24,7 +27,14 @@ _WORKERS = flags.DEFINE_integer("workers", None, "Processes. By default one a CP
 
 def main() -> int:
     """Checks and prints; 1 if something would stop a case or the training."""
-    report = check_cohort(_RAW.value, preprocessing_flags.settings(FLAGS), _WORKERS.value)
+    settings = preprocessing_flags.settings(FLAGS)
+    if _JSON.value:
+        # A place that cannot be written shows before the work.
+        path = pathlib.Path(_JSON.value)
+        if path.is_dir():
+            raise InputError("is a folder, expected a file to write", file=path, cure="Add a name such as check.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    report = check_cohort(_RAW.value, settings, _WORKERS.value)
     if _JSON.value:
         files.write_json(_JSON.value, report.to_dict())
     print(as_text(report, everything_in=_JSON.value))
