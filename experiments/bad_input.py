@@ -52,7 +52,7 @@ def summary(rows: list[dict]) -> str:
     """A sentence on all kinds."""
     counts = collections.Counter(row["result"] for row in rows)
     wrong = sum(bool(row["faults"]) for row in rows)
-    shown = ", ".join(f"{count} {result}" for result, count in counts.most_common())
+    shown = "; ".join(f"{count} {result}" for result, count in counts.most_common())
     slowest = max(row["seconds"] for row in rows)
     return f"{len(rows)} kinds: {shown}; {wrong} not as they should be. The slowest took {slowest:.2f} s."
 
