@@ -36,12 +36,16 @@ class InputError(Exception):
             parts.append(str(self.file))
         parts.append(self.problem)
         text = ": ".join(parts) + (f". {self.cure}" if self.cure else "")
-        # File names may hold newlines and control characters; the message stays one printable line.
-        return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+        return printable(text)
 
     def __reduce__(self) -> tuple:
         # The default would lose the keywords on the way back from a worker process.
         return (_rebuild, (self.problem, self.case, self.file, self.cure))
+
+
+def printable(text: str) -> str:
+    """One printable line of a text such as a file's name, which may hold newlines and bytes that are no characters."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _rebuild(problem: str, case: str | None, file: pathlib.Path | None, cure: str | None) -> InputError:

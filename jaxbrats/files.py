@@ -1,13 +1,17 @@
 """Writing files so that nothing is lost: a temporary name in the same folder, renamed when whole."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 from typing import Any
 
 from jaxbrats.errors import InputError
+
+_LONGEST_NAME = 255  # bytes, on nearly every file system
 
 
 @contextlib.contextmanager
@@ -22,7 +26,7 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -30,6 +34,15 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(name: str) -> str:
+    """Of this process, with the same suffixes; names may be as long as a file system takes, and no longer."""
+    prefix = f".partial-{os.getpid()}-"
+    if len(os.fsencode(prefix + name)) <= _LONGEST_NAME:
+        return prefix + name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return prefix + digest + "".join(pathlib.PurePath(name).suffixes[-2:])
 
 
 def write_text(path: str | pathlib.Path, text: str) -> None:
@@ -50,9 +63,13 @@ def read_json(path: str | pathlib.Path) -> Any:
         InputError: it is missing, unreadable or not JSON.
     """
     path = pathlib.Path(path)
+    cure = "Check that the file is there and its permissions"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # Opening a named pipe would wait for its other end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError("expected a file, found something else", file=path, cure=cure)
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
-    except ValueError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path, cure=cure) from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"is not valid JSON ({error})", file=path, cure="Delete it to have it made again") from error

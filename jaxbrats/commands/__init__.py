@@ -17,6 +17,7 @@ from jaxbrats.errors import InputError
 
 COMMANDS = {
     "synth": "write a synthetic cohort of brain phantoms as BraTS 2023 files",
+    "check": "say what is wrong with a cohort, before anything is trained",
     "preprocess": "turn a cohort of NIfTI files into training arrays",
     "train": "train (and preprocess, evaluate, draw) as a config file says",
     "evaluate": "score a checkpoint on the validation cases",

@@ -11,46 +11,28 @@ import sys
 
 from absl import flags
 
+from jaxbrats.commands import preprocessing_flags
 from jaxbrats.data.cohort import preprocess_cohort
-from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
-from jaxbrats.data.preprocess import NORMALIZATIONS, Preprocessing
-from jaxbrats.errors import InputError
+from jaxbrats.errors import printable
 
 FLAGS = flags.FlagValues()
 _RAW = flags.DEFINE_string("raw", None, "Folder of the cohort.", required=True, flag_values=FLAGS)
 _OUT = flags.DEFINE_string("out", None, "Folder for the arrays.", required=True, flag_values=FLAGS)
-_MODALITIES = flags.DEFINE_list(
-    "modalities", list(DEFAULT_MODALITIES), f"Channels in order, of {', '.join(MODALITIES)}.", flag_values=FLAGS
-)
-_CROP = flags.DEFINE_list("crop", ["128", "128", "128"], "Size X,Y,Z of the arrays in voxels.", flag_values=FLAGS)
-_NORMALIZATION = flags.DEFINE_enum(
-    "normalization",
-    "minmax",
-    NORMALIZATIONS,
-    "minmax: each volume to [0, 1]. zscore: brain voxels (not zero) to mean 0 and standard deviation 1.",
-    flag_values=FLAGS,
-)
-_MIN_TUMOUR = flags.DEFINE_float(
-    "min_tumour", 0.01, "Least share of tumour voxels in the crop; cases below are skipped.", flag_values=FLAGS
-)
+preprocessing_flags.define(FLAGS)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes. By default one a CPU.", lower_bound=0, flag_values=FLAGS)
 
 
 def main() -> int:
     """Preprocesses and prints how each case went; 1 if one failed."""
-    try:
-        crop = tuple(int(size) for size in _CROP.value)
-    except ValueError as error:
-        raise InputError(f"--crop: expected three sizes such as 128,128,128, found {','.join(_CROP.value)}") from error
-    settings = Preprocessing(tuple(_MODALITIES.value), crop, _NORMALIZATION.value, _MIN_TUMOUR.value)
+    settings = preprocessing_flags.settings(FLAGS)
     records = preprocess_cohort(_RAW.value, _OUT.value, settings, _WORKERS.value)["cases"]
     by_status = {
         status: {name: record["reason"] for name, record in records.items() if record["status"] == status}
         for status in (KEPT, SKIPPED, FAILED)
     }
     for name, reason in by_status[SKIPPED].items():
-        print(f"skipped {name}: {reason}")
+        print(f"skipped {printable(name)}: {reason}")
     for reason in by_status[FAILED].values():
         print(f"failed {reason}", file=sys.stderr)
     counts = ", ".join(f"{len(reasons)} {status}" for status, reasons in by_status.items())

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxbrats.data import manifest as manifests
 from jaxbrats.data import npy
-from jaxbrats.data.cases import natural_key
 from jaxbrats.data.labels import NUM_CLASSES
+from jaxbrats.data.names import natural_key
 from jaxbrats.errors import InputError
 
 SIDES = ("train", "val")

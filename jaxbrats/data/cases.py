@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from jaxbrats.data.dataset_json import DatasetDescription, read_dataset_json
 from jaxbrats.data.labels import BRATS_2021, BRATS_2023
+from jaxbrats.data.names import natural_key, nifti_stem, patient_of
 from jaxbrats.errors import InputError
 
 _UNDERSTOOD = (
@@ -24,25 +25,24 @@ _UNDERSTOOD = (
     "_flair, _seg), or Medical Segmentation Decathlon Task01 or nnU-Net raw (imagesTr and labelsTr with dataset.json)"
 )
 _LABELS = "seg"
+_ANY_NAME = re.IGNORECASE | re.DOTALL  # names may hold newlines
 # Layout -> pattern of the file names without suffix, modality of each ending, labels.
 _BRATS = {
     "BraTS 2023": (
-        re.compile(r"(.+)-(t1n|t1c|t2w|t2f|seg)", re.IGNORECASE),
+        re.compile(r"(.+)-(t1n|t1c|t2w|t2f|seg)", _ANY_NAME),
         {name: name for name in ("t1n", "t1c", "t2w", "t2f", _LABELS)},
         BRATS_2023,
     ),
     "BraTS 2018-2021": (
-        re.compile(r"(.+)_(t1|t1ce|t2|flair|seg)", re.IGNORECASE),
+        re.compile(r"(.+)_(t1|t1ce|t2|flair|seg)", _ANY_NAME),
         {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", _LABELS: _LABELS},
         BRATS_2021,
     ),
 }
 # BraTS 2020 published the segmentation of BraTS20_Training_355 as W39_1998.09.19_Segm.nii.
-_ODD_LABELS = re.compile(r".*_segm(entation)?", re.IGNORECASE)
-# Patient and time point; two numbers are asked for, so that patient-001 and patient-002 stay two patients.
-_TIME_POINT = re.compile(r"(.+-\d+)-\d{3}")
-_CASE_FOLDER = re.compile(r"brats.*[-_]\d+", re.IGNORECASE)
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_ODD_LABELS = re.compile(r".*_segm(entation)?", _ANY_NAME)
+_CASE_FOLDER = re.compile(r"brats.*[-_]\d+", _ANY_NAME)
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Case:
         modalities: t1n, t1c, t2w, t2f -> its volume; those that were found.
         labels: The segmentation, None where there is none.
         label_map: Label in the segmentation's file -> project label.
+        layout: Name of the layout its files are in, for the user to read.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Case:
     modalities: dict[str, VolumeFile]
     labels: VolumeFile | None
     label_map: dict[int, int]
+    layout: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +79,16 @@ class Cohort:
     """The cases of a folder.
 
     Attributes:
-        layout: Name of the layout, for the user to read.
+        layout: Names of the layouts, for the user to read.
         cases: Usable cases in natural order (case 2 before case 10).
         problems: What cannot be used, and why: one error for each case, file or folder.
+        strangers: NIfTI files whose names fit no layout, and those of a data set that belong to no case.
     """
 
     layout: str
     cases: list[Case]
     problems: list[InputError]
+    strangers: tuple[pathlib.Path, ...] = ()
 
 
 def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Cohort:
@@ -123,12 +127,14 @@ def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Co
     if not cases and all(problem.case is None for problem in problems):
         raise problems[0] if problems else _nothing_fits(root, tree)
     _check_case_folders(rest, cases, problems)
+    strangers = tuple(_strangers(tree, rest, cases))
     cases = _without_namesakes(cases, problems)
-    cases = [case for case in cases if _has_modalities(case, modalities, problems)]
+    lacking = {case.name: missing_modalities(case, modalities) for case in cases}
+    problems += [problem for problem in lacking.values() if problem is not None]
+    cases = [case for case in cases if lacking[case.name] is None]
     problems.sort(key=lambda problem: natural_key(problem.case or str(problem.file)))
-    return Cohort(
-        " and ".join(dict.fromkeys(layouts)), sorted(cases, key=lambda case: natural_key(case.name)), problems
-    )
+    cases.sort(key=lambda case: natural_key(case.name))
+    return Cohort(" and ".join(dict.fromkeys(layouts)), cases, problems, strangers)
 
 
 def _walk(root: pathlib.Path, problems: list[InputError]) -> Iterator[tuple[pathlib.Path, list[str]]]:
@@ -136,7 +142,8 @@ def _walk(root: pathlib.Path, problems: list[InputError]) -> Iterator[tuple[path
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
-        problems.append(InputError(f"cannot be read ({error.strerror})", file=error.filename))
+        cure = "Check its permissions, or take it out of the cohort"
+        problems.append(InputError(f"cannot be read ({error.strerror})", file=error.filename, cure=cure))
 
     for path, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
         status = pathlib.Path(path).stat()
@@ -156,7 +163,7 @@ def _brats_cases(layout: str, tree: dict[pathlib.Path, list[str]], problems: lis
         here: set[str] = set()
         odd_labels = []
         for name in names:
-            stem = _stem(name)
+            stem = nifti_stem(name)
             if match := stem and pattern.fullmatch(stem):
                 here.add(match[1])
                 found[match[1]][endings[match[2].lower()]].append(path / name)
@@ -176,9 +183,10 @@ def _brats_cases(layout: str, tree: dict[pathlib.Path, list[str]], problems: lis
         volumes = {part: VolumeFile(paths[0]) for part, paths in parts.items() if paths}
         labels = volumes.pop(_LABELS, None)
         if volumes:
-            cases.append(Case(name, _patient(name), volumes, labels, label_map))
+            cases.append(Case(name, patient_of(name), volumes, labels, label_map, layout))
         else:
-            problems.append(InputError("has a segmentation but no image", case=name, file=labels.path))
+            cure = "Copy the images of the case beside it, or take it out of the cohort"
+            problems.append(InputError("has a segmentation but no image", case=name, file=labels.path, cure=cure))
     return cases
 
 
@@ -206,19 +214,22 @@ def _data_set_cases(root: pathlib.Path, image_folders: list[str], problems: list
     labels = {folder: _nifti_files(root / folder.replace("images", "labels")) for folder in image_folders}
     if any(labels.values()) and description.label_map is None:
         problem = f"expected labels that name edema, necrosis and enhancing tumour, found {description.names}"
-        raise InputError(problem, file=root / "dataset.json")
+        raise InputError(problem, file=root / "dataset.json", cure="Name the labels so, as BraTS and nnU-Net do")
+    layout = "nnU-Net raw" if channel_files else "Medical Segmentation Decathlon"
     cases = []
     for (folder, name), found in volumes.items():
         if not found:
             problem = f"has none of the channels {', '.join(description.channels.values())}"
-            problems.append(InputError(problem, case=name, file=root / folder))
+            cure = "Add their files, or name the channels in dataset.json"
+            problems.append(InputError(problem, case=name, file=root / folder, cure=cure))
             continue
         segmentation = labels[folder].get(name)
         file = None if segmentation is None else VolumeFile(segmentation)
-        cases.append(Case(name, _patient(name), found, file, description.label_map or {}))
+        cases.append(Case(name, patient_of(name), found, file, description.label_map or {}, layout))
     if not volumes:
-        raise InputError("the data set has no .nii or .nii.gz images", file=root / image_folders[0])
-    return "nnU-Net raw" if channel_files else "Medical Segmentation Decathlon", cases
+        cure = "Copy the images there"
+        raise InputError("the data set has no .nii or .nii.gz images", file=root / image_folders[0], cure=cure)
+    return layout, cases
 
 
 def _channel_of(stem: str, description: DatasetDescription) -> int | None:
@@ -231,7 +242,7 @@ def _nifti_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if not folder.is_dir():
         return {}
     names = sorted((path.name for path in folder.iterdir() if not path.name.startswith(".")), key=natural_key)
-    return {_stem(name): folder / name for name in names if _stem(name)}
+    return {nifti_stem(name): folder / name for name in names if nifti_stem(name)}
 
 
 def _without_namesakes(cases: Iterable[Case], problems: list[InputError]) -> list[Case]:
@@ -246,16 +257,28 @@ def _without_namesakes(cases: Iterable[Case], problems: list[InputError]) -> lis
     return [same[0] for same in by_name.values() if len(same) == 1]
 
 
-def _has_modalities(case: Case, modalities: Sequence[str], problems: list[InputError]) -> bool:
+def missing_modalities(case: Case, modalities: Sequence[str]) -> InputError | None:
+    """What a case lacks of the modalities that it must have; None for nothing."""
     missing = [modality for modality in modalities if modality not in case.modalities]
-    if missing:
-        found = sorted(case.modalities)
-        folder = case.modalities[found[0]].path.parent
-        problem = (
-            f"expected {', '.join(modalities)}, found no {' and no '.join(missing)} ({', '.join(found)} are there)"
-        )
-        problems.append(InputError(problem, case=case.name, file=folder, cure="Add it, or choose other --modalities"))
-    return not missing
+    if not missing:
+        return None
+    found = sorted(case.modalities)
+    folder = case.modalities[found[0]].path.parent
+    problem = f"expected {', '.join(modalities)}, found no {' and no '.join(missing)} ({', '.join(found)} are there)"
+    return InputError(problem, case=case.name, file=folder, cure="Add it, or choose other --modalities")
+
+
+def _strangers(
+    tree: dict[pathlib.Path, list[str]], outside: dict[pathlib.Path, list[str]], cases: Iterable[Case]
+) -> Iterator[pathlib.Path]:
+    """NIfTI files that no case has and that are not named in the way of BraTS `outside` of a data set either."""
+    used = {volume.path for case in cases for volume in [*case.modalities.values(), case.labels] if volume}
+    for path, names in tree.items():
+        for name in names:
+            stem = nifti_stem(name) or ""
+            named = path in outside and any(pattern.fullmatch(stem) for pattern, _, _ in _BRATS.values())
+            if stem and not named and path / name not in used:
+                yield path / name
 
 
 def _check_case_folders(tree: dict[pathlib.Path, list[str]], cases: Iterable[Case], problems: list[InputError]) -> None:
@@ -271,22 +294,6 @@ def _check_case_folders(tree: dict[pathlib.Path, list[str]], cases: Iterable[Cas
 
 def _nothing_fits(root: pathlib.Path, tree: dict[pathlib.Path, list[str]]) -> InputError:
     names = [name for names in tree.values() for name in names]
-    volumes = [name for name in names if _stem(name)]
+    volumes = [name for name in names if nifti_stem(name)]
     found = f"{len(volumes)} NIfTI files such as {volumes[0]}" if volumes else f"{len(names)} files, none of them NIfTI"
     return InputError(f"no case found in {found}" if names else "the folder is empty", file=root, cure=_UNDERSTOOD)
-
-
-def _patient(name: str) -> str:
-    match = _TIME_POINT.fullmatch(name)
-    return match[1] if match else name
-
-
-def _stem(name: str) -> str | None:
-    match = re.fullmatch(r"(.+)\.nii(\.gz)?", name, re.IGNORECASE)
-    return match[1] if match else None
-
-
-def natural_key(text: str) -> tuple:
-    """Sorting key that puts case_2 before case_10."""
-    parts = re.split(r"([0-9]+)", text)
-    return (*[int(part) if index % 2 else part.lower() for index, part in enumerate(parts)], text)

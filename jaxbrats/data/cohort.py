@@ -147,7 +147,8 @@ def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]
     try:
         status = volume.path.stat()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", case=case.name, file=volume.path) from error
+        cure = "Check that the file is there and its permissions"
+        raise InputError(f"cannot be read ({error.strerror})", case=case.name, file=volume.path, cure=cure) from error
     path = pathlib.PurePath(os.path.relpath(volume.path, raw)).as_posix()
     source = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     return source if volume.channel is None else source | {"channel": volume.channel}

@@ -22,6 +22,8 @@ _MODALITIES = {
     "t2w": ("t2", "t2w"),
     "t2f": ("t2f", "flair", "t2flair", "t2wflair"),
 }
+# Segmentations are read as bytes.
+_LARGEST_LABEL = 255
 _REGIONS = {
     "WT": ("wt", "whole tumor", "whole tumour"),
     "TC": ("tc", "tumor core", "tumour core"),
@@ -60,16 +62,18 @@ def read_dataset_json(path: pathlib.Path) -> DatasetDescription:
     content = files.read_json(path)
     named = content.get("channel_names", content.get("modality")) if isinstance(content, dict) else None
     if not isinstance(named, dict):
-        raise InputError('expected "channel_names" or "modality" with the name of each channel', file=path)
+        problem = 'expected "channel_names" or "modality" with the name of each channel'
+        raise InputError(problem, file=path, cure='Such as {"channel_names": {"0": "T1", "1": "T1ce"}}')
     channels = {}
     for number, name in named.items():
         plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
         modality = next((modality for modality, names in _MODALITIES.items() if plain in names), None)
-        if modality is not None and modality not in channels.values() and re.fullmatch(r"\d+", str(number)):
+        if modality is not None and modality not in channels.values() and re.fullmatch(r"\d{1,4}", str(number)):
             channels[int(number)] = modality
     if not channels:
         shown = ", ".join(map(str, named.values()))
-        raise InputError(f"names the channels {shown}, none of them T1, T1c, T2 or FLAIR", file=path)
+        problem = f"names the channels {shown[:200]}, none of them T1, T1c, T2 or FLAIR"
+        raise InputError(problem, file=path, cure="Name the channels so")
     labels = content.get("labels")
     if not labels:
         return DatasetDescription(channels, dict(DECATHLON), "")
@@ -90,7 +94,9 @@ def label_map_of(labels: Mapping[str, Any]) -> dict[int, int] | None:
             re.sub(r"[^a-z0-9]+", " ", name.lower()).strip(): {int(number) for number in _as_list(value)}
             for name, value in labels.items()
         }
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not all(0 <= number <= _LARGEST_LABEL for values in numbers.values() for number in values):
         return None
     if any(len(values) > 1 for values in numbers.values()):
         return _from_regions(numbers)

@@ -32,6 +32,9 @@ class Frame:
     orientation: str
     spacing_mm: tuple[float, float, float]
 
+    def __str__(self) -> str:
+        return f"{self.orientation}, {' x '.join(f'{size:.4g}' for size in self.spacing_mm)} mm"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {"orientation": self.orientation, "spacing_mm": list(self.spacing_mm)}
@@ -67,13 +70,16 @@ def frame_of(affine: np.ndarray) -> Frame:
     """The frame of a volume by its affine `(4, 4)`; of an oblique one the nearest orientation.
 
     Raises:
-        InputError: the affine maps an axis of the volume to no direction.
+        InputError: the affine is not finite, or maps an axis of the volume to no direction.
     """
-    axes = nib.orientations.io_orientation(affine)
-    if not np.isfinite(axes).all():
+    if not np.isfinite(affine).all():
+        raise InputError("has an affine with values that are not finite", cure="Export it again")
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # numbers whose squares overflow
+        axes = nib.orientations.io_orientation(affine)
+        spacing = nib.affines.voxel_sizes(affine)
+    if not np.isfinite(axes).all() or not np.isfinite(spacing).all():
         rows = "; ".join(" ".join(f"{x:g}" for x in row) for row in np.asarray(affine)[:3])
         raise InputError(f"expected an affine with three independent axes, found [{rows}]", cure="Export it again")
-    spacing = nib.affines.voxel_sizes(affine)
     return Frame("".join(nib.orientations.ornt2axcodes(axes)), tuple(float(size) for size in spacing))
 
 

@@ -126,13 +126,21 @@ def read_labels(file: VolumeFile, case: str, label_map: Mapping[int, int]) -> tu
             f"expected the labels {', '.join(map(str, sorted(label_map)))}, found {shown}",
             case=case,
             file=file.path,
-            cure="Is this the segmentation, and in the convention of the file names?",
+            cure=_cure_of_labels(set(found.tolist()), label_map),
         )
     # All masks before any change: a map may swap two labels.
     moved = [(mapped == old, new) for old, new in label_map.items() if old != new]
     for mask, new in moved:
         np.copyto(mapped, new, where=mask)
     return mapped.reshape(data.shape, order="F"), header.get_best_affine()
+
+
+def _cure_of_labels(found: set[float], label_map: Mapping[int, int]) -> str:
+    if label_map == conventions.BRATS_2023 and found <= conventions.BRATS_2021.keys():
+        return "Write the enhancing tumour as 3, or name the files as BraTS 2018 to 2021 does, where it is 4"
+    if label_map == conventions.BRATS_2021 and found <= conventions.BRATS_2023.keys():
+        return "Write the enhancing tumour as 4, or name the files as BraTS 2023 does, where it is 3"
+    return "Is this the segmentation, and in the convention of the file names?"
 
 
 def check_geometry(case: str, first: Grid, second: Grid) -> None:

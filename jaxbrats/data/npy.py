@@ -128,7 +128,7 @@ def _problem(header: Header, present: int, check: Check) -> str | None:
     """What is wrong with a header that `present` bytes follow; arithmetic alone, however large it claims to be."""
     if header.dtype.hasobject:
         return "holds pickled Python objects, which are never loaded because they could run code"
-    if min(header.shape, default=0) < 1:
+    if min(header.shape, default=1) < 1:
         return f"has shape {header.shape}, which holds no voxel"
     problem = check(header)
     promised = math.prod(header.shape) * header.dtype.itemsize

@@ -16,13 +16,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from jaxbrats.data.cases import Case
-from jaxbrats.data.geometry import frame_of, reorient, reoriented_affine
+from jaxbrats.data.cases import Case, missing_modalities
+from jaxbrats.data.geometry import reorient, reoriented_affine
 from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.nifti import Grid, Volume, check_geometry, read_channels, read_labels
+from jaxbrats.data.normalization import NORMALIZATIONS, statistics_of
 from jaxbrats.errors import InputError
 
-NORMALIZATIONS = ("minmax", "zscore")
+NO_SEGMENTATION = "no segmentation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,7 @@ def preprocess_images(
     """
     volumes = _read_modalities(case, settings.modalities, None)
     if orientation is not None:
-        volumes = ((modality, _turned(volume, orientation, case)) for modality, volume in volumes)
+        volumes = ((modality, _turned(volume, orientation)) for modality, volume in volumes)
     image, box, headers, _ = _stack(case, settings, volumes, choose_box)
     return image, box, headers[settings.modalities[0]]
 
@@ -188,36 +189,53 @@ def preprocess_case(case: Case, settings: Preprocessing) -> tuple[np.ndarray | N
         InputError: as `preprocess_images`, or the segmentation cannot be used (see `nifti.read_labels`).
     """
     if case.labels is None:
-        return None, None, {"status": "skipped", "reason": "no segmentation"}
+        return None, None, {"status": "skipped", "reason": NO_SEGMENTATION}
     whole_labels, affine = read_labels(case.labels, case.name, case.label_map)
     grid = Grid(case.labels.path, whole_labels.shape, affine)
+    labels, record = crop_labels(whole_labels, grid, settings)
+    del whole_labels
+    if record["status"] == "skipped":
+        return None, None, record
+    image, _, _, statistics = _stack(case, settings, _read_modalities(case, settings.modalities, grid))
+    return image, labels, record | {"normalization": statistics}
+
+
+def crop_labels(whole_labels: np.ndarray, grid: Grid, settings: Preprocessing) -> tuple[np.ndarray, dict[str, Any]]:
+    """Cuts the crop out of a segmentation and decides by its tumour whether the case is kept.
+
+    Args:
+        whole_labels: `(X, Y, Z)`, on `grid`.
+        grid: Its shape and affine.
+        settings: What the arrays hold.
+
+    Returns:
+        The labels of the crop, and the record as `preprocess_case` returns it, without the normalization.
+    """
     box = CropBox.about_centre(grid.shape, settings.crop)
     labels = crop(whole_labels, box)
-    del whole_labels
     counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]
     tumour = (labels.size - counts[BACKGROUND]) / labels.size
     record = {
         "status": "kept",
         "reason": "",
         "shape": list(grid.shape),
-        "affine": affine.tolist(),
-        "zooms": [float(size) for size in nib.affines.voxel_sizes(affine)],
+        "affine": grid.affine.tolist(),
+        "zooms": [float(size) for size in nib.affines.voxel_sizes(grid.affine)],
         "crop_origin": list(box.origin),
         "tumour_fraction": tumour,
         "label_voxels": counts,
     }
     if tumour < settings.min_tumour:
         reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"
-        return None, None, record | {"status": "skipped", "reason": reason}
-    image, _, _, statistics = _stack(case, settings, _read_modalities(case, settings.modalities, grid))
-    return image, labels, record | {"normalization": statistics}
+        record |= {"status": "skipped", "reason": reason}
+    return labels, record
 
 
 def _read_modalities(case: Case, names: Sequence[str], grid: Grid | None) -> Iterator[tuple[str, Volume]]:
     """Reads the modalities one at a time, in the order of the files, and checks them against `grid` or the first."""
-    missing = [modality for modality in names if modality not in case.modalities]
-    if missing:
-        raise InputError(f"expected {', '.join(names)}, found no {' and no '.join(missing)}", case=case.name)
+    problem = missing_modalities(case, names)
+    if problem is not None:
+        raise problem
     # The channels of one 4-D file in one reading of it.
     by_file: dict[pathlib.Path, list[str]] = collections.defaultdict(list)
     for modality in sorted(names, key=lambda modality: case.modalities[modality].channel or 0):
@@ -230,11 +248,7 @@ def _read_modalities(case: Case, names: Sequence[str], grid: Grid | None) -> Ite
             yield modality, volume
 
 
-def _turned(volume: Volume, orientation: str, case: Case) -> Volume:
-    try:
-        frame_of(volume.affine)
-    except InputError as error:
-        raise InputError(error.problem, case=case.name, file=volume.path, cure=error.cure) from error
+def _turned(volume: Volume, orientation: str) -> Volume:
     return dataclasses.replace(
         volume,
         data=reorient(volume.data, volume.affine, orientation),
@@ -270,17 +284,7 @@ def _normalise(volume: Volume, normalization: str, box: CropBox, out: np.ndarray
     inside = out[box.in_box]
     # float32 has 24 bits: enough for 16-bit integers and their differences, not for wider numbers far from zero.
     working = np.float32 if values.dtype.itemsize <= 2 else np.float64
-    if normalization == "minmax":
-        offset, scale = volume.minimum, volume.maximum - volume.minimum
-        statistics = {"min": volume.minimum, "max": volume.maximum}
-    else:
-        flat = volume.data.ravel("K")
-        brain = flat[flat != 0]
-        offset, scale = float(brain.mean(dtype=np.float64)), float(brain.std(dtype=np.float64))
-        if scale == 0:
-            problem = f"every voxel that is not zero has the value {brain[0]:g}, which cannot be normalised"
-            raise InputError(problem, case=case.name, file=volume.path, cure="Export it again")
-        statistics = {"mean": offset, "std": scale}
+    offset, scale, statistics = statistics_of(volume, normalization, case.name)
     normalised = np.subtract(values, offset, dtype=working)
     np.divide(normalised, working(scale), out=inside, casting="same_kind")
     if normalization == "zscore":

@@ -13,8 +13,8 @@ from absl import logging
 from jaxbrats import files
 from jaxbrats.data import manifest as manifests
 from jaxbrats.data.arrays import SIDES, ArrayCase, read_labels
-from jaxbrats.data.cases import natural_key
 from jaxbrats.data.labels import BACKGROUND
+from jaxbrats.data.names import natural_key
 from jaxbrats.errors import InputError
 
 _FILE = "split.json"

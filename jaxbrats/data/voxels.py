@@ -22,12 +22,17 @@ from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from jaxbrats.data.geometry import frame_of
 from jaxbrats.errors import InputError
 
 _CHUNK = 1 << 20
 # The most that deflate can expand its input (zlib's "Technical Details", https://zlib.net/zlib_tech.html).
 _MAX_EXPANSION = 1032
+# Voxels are followed by nothing, or by padding. More is not decompressed: a few megabytes can hold terabytes of zeros.
+_MOST_PADDING = 64 << 20
 _COPY_AGAIN = "Copy or download it again"
+_CONVERT = "Convert it anew from its source, as one 3-D volume of real numbers"
+_PERMISSIONS = "Check that the file is there and its permissions"
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 # nibabel prints each harmless oddity that it mends in a header; over a cohort that buries what matters.
 _quiet = logging.Logger("jaxbrats.nifti", level=logging.CRITICAL + 1)
@@ -58,10 +63,11 @@ def read_voxels(
             header = _read_header(stream, fault)
             shape, volumes, dtype, offset = _check_header(header, capacity, fault)
             if None in channels and volumes > 1:
-                raise fault(f"expected a 3-D volume, found 4-D with {volumes} volumes")
+                raise fault(f"expected a 3-D volume, found 4-D with {volumes} volumes", cure="Save each volume apart")
             last = max(channel or 0 for channel in channels)
             if last >= volumes:
-                raise fault(f"expected at least {last + 1} channels, found {volumes}")
+                cure = "Correct the channels in dataset.json, or convert the file anew from its source"
+                raise fault(f"expected at least {last + 1} channels, found {volumes}", cure=cure)
             size = math.prod(shape) * dtype.itemsize
             position = stream.tell()
             for channel in channels:
@@ -72,12 +78,12 @@ def read_voxels(
                 position = start + size
                 yield _scaled(voxels, header).reshape(shape, order="F"), header
             # The checksum is at the end of a gzip stream, and is compared only when reading meets it.
-            while not isinstance(stream, io.BufferedReader) and stream.read(_CHUNK):
-                pass
+            if not isinstance(stream, io.BufferedReader):
+                _drain(stream, offset + volumes * size - position, fault)
     except (igzip.BadGzipFile, EOFError, isal_zlib.error) as error:
         raise fault(f"is damaged or cut short ({error})", cure=_COPY_AGAIN) from error
     except OSError as error:
-        raise fault(f"cannot be read ({error.strerror or error})") from error
+        raise fault(f"cannot be read ({error.strerror or error})", cure=_PERMISSIONS) from error
     except MemoryError as error:
         raise fault("does not fit in memory", cure="Run fewer --workers, or on a machine with more memory") from error
 
@@ -87,7 +93,7 @@ def _open(path: pathlib.Path, fault: functools.partial) -> Iterator[tuple[io.Buf
     """Yields the decompressed stream of a .nii or .nii.gz file and the most bytes it can hold."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise fault("expected a file, found something else")
+        raise fault("expected a file, found something else", cure=_COPY_AGAIN)
     if status.st_size == 0:
         raise fault("is empty", cure=_COPY_AGAIN)
     with path.open("rb") as file:
@@ -110,11 +116,14 @@ def _read_header(stream: io.BufferedIOBase, fault: functools.partial) -> nib.Nif
         header.check_fix(logger=_quiet, error_level=40)
         if header["magic"] != header.single_magic:
             raise fault("is half of a .hdr and .img pair", cure="Convert it to a single .nii or .nii.gz file")
-        affine_is_finite = np.isfinite(header.get_best_affine()).all()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            affine = header.get_best_affine()
     except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         raise fault(f"has a damaged header ({error})", cure=_COPY_AGAIN) from error
-    if not affine_is_finite:
-        raise fault("has an affine with values that are not finite")
+    try:
+        frame_of(affine)
+    except InputError as error:
+        raise fault(error.problem, cure=error.cure) from error
     return header
 
 
@@ -131,10 +140,11 @@ def _check_header(
         raise fault(f"has a damaged header ({error})", cure=_COPY_AGAIN) from error
     size = "x".join(map(str, dimensions))
     if len(dimensions) < 3 or min(dimensions) < 1:
-        raise fault(f"expected a 3-D volume, found {size or 'no'} voxels")
+        raise fault(f"expected a 3-D volume, found {size or 'no'} voxels", cure=_CONVERT)
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         name = nib.nifti1.data_type_codes.niistring[int(header["datatype"])]
-        raise fault(f"expected real numbers of at most 64 bits, found {name.removeprefix('NIFTI_TYPE_')}")
+        found = name.removeprefix("NIFTI_TYPE_")
+        raise fault(f"expected real numbers of at most 64 bits, found {found}", cure=_CONVERT)
     if offset + math.prod(dimensions) * dtype.itemsize > capacity:
         raise fault(
             f"is cut short: its header says {size} voxels of {dtype.itemsize} bytes, more than the file can hold",
@@ -143,7 +153,8 @@ def _check_header(
     shape = tuple(dimensions[:3])
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if math.prod(shape) * dtype.itemsize > memory:
-        raise fault(f"its {size} voxels do not fit in the {memory / 2**30:.0f} GiB of memory of this machine")
+        problem = f"its {size} voxels do not fit in the {memory / 2**30:.0f} GiB of memory of this machine"
+        raise fault(problem, cure="Is its header right? Else use a machine with more")
     return shape, math.prod(dimensions[3:]), dtype, offset
 
 
@@ -153,6 +164,15 @@ def _skip(stream: io.BufferedIOBase, count: int, fault: functools.partial) -> No
         if not read:
             raise fault("is cut short: it ends before its voxels", cure=_COPY_AGAIN)
         count -= read
+
+
+def _drain(stream: io.BufferedIOBase, expected: int, fault: functools.partial) -> None:
+    """Reads a gzip stream to its end, `expected` bytes away, where its checksum is."""
+    while count := len(stream.read(_CHUNK)):
+        expected -= count
+        if expected < -_MOST_PADDING:
+            problem = f"goes on for more than {_MOST_PADDING >> 20} MiB after the voxels that its header speaks of"
+            raise fault(problem, cure=_COPY_AGAIN)
 
 
 def _fill(stream: io.BufferedIOBase, buffer: np.ndarray, fault: functools.partial) -> None:

@@ -237,7 +237,7 @@ BAD_IMAGES = {
     "no voxels": (IMAGE[:0], "which holds no voxel"),
     "rank 3": (IMAGE[..., 0], "has shape (3, 4, 5), expected an image (X, Y, Z, channels)"),
     "rank 5": (IMAGE[None], "expected an image"),
-    "scalar": (np.float32(1), "which holds no voxel"),
+    "scalar": (np.float32(1), "has shape (), expected an image"),
     "integers": (IMAGE.astype(np.int16), "has dtype int16, expected float32"),
     "complex": (IMAGE.astype(np.complex64), "has dtype complex64"),
     "strings": (np.full(IMAGE.shape, "x"), "has dtype <U1"),

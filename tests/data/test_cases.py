@@ -59,6 +59,19 @@ def test_brats_2023_nested_cases_in_natural_order_with_their_patients(tmp_path):
     assert case.label_map == BRATS_2023
 
 
+def test_files_of_no_case_are_told(tmp_path):
+    brats_2023(tmp_path, "BraTS-GLI-00001-000", (*FOUR_2023, "t1c_old"))
+    data_set(tmp_path / "Task01", DECATHLON_JSON, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    touch(tmp_path / "atlas.nii", tmp_path / "notes.txt")
+    cohort = find_cases(tmp_path)
+    assert {case.name: case.layout for case in cohort.cases} == {
+        "a": "Medical Segmentation Decathlon",
+        "BraTS-GLI-00001-000": "BraTS 2023",
+    }
+    strangers = [path.relative_to(tmp_path).as_posix() for path in cohort.strangers]
+    assert strangers == ["atlas.nii", "BraTS-GLI-00001-000-t1c_old.nii.gz", "Task01/labelsTr/b.nii.gz"]
+
+
 def test_a_number_alone_is_no_time_point(tmp_path):
     brats_2023(tmp_path, "patient-001")
     brats_2023(tmp_path, "patient-002")
@@ -241,4 +254,5 @@ def test_an_unreadable_folder_is_a_problem_beside_the_cases(tmp_path, monkeypatc
     monkeypatch.setattr(os, "scandir", refuse)
     cohort = find_cases(tmp_path)
     assert names(cohort) == ["BraTS-GLI-00001-000"]
-    assert str(cohort.problems[0]) == f"{tmp_path / 'b'}: cannot be read (Permission denied)"
+    expected = f"{tmp_path / 'b'}: cannot be read (Permission denied). Check its permissions, or take it out"
+    assert str(cohort.problems[0]).startswith(expected)

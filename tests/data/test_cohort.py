@@ -144,7 +144,7 @@ def test_bad_cases_are_failed_and_the_others_go_on(folders):
     assert list(statuses(manifest).values()) == ["failed", "failed", "kept", "failed"]
     reasons = [record["reason"] for record in manifest["cases"].values()]
     assert reasons[0].startswith(f"case {NAMES[0]}: {damaged}: is damaged or cut short")
-    assert reasons[1] == f"case {NAMES[1]}: {link}: cannot be read (No such file or directory)"
+    assert reasons[1].startswith(f"case {NAMES[1]}: {link}: cannot be read (No such file or directory). Check that")
     assert "found no t2w" in reasons[3]
     assert len(stamps(out)) == 2
     damaged.write_bytes(content)

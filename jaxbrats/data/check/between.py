@@ -1,0 +1,73 @@
+"""What only shows between the cases of a cohort: scans that lie otherwise than most, files that are there twice."""
+
+import collections
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from jaxbrats.data.check.case import CaseReport
+from jaxbrats.data.check.findings import Finding, warning
+from jaxbrats.data.check.image import FileFacts
+from jaxbrats.data.labels import BACKGROUND, MODALITIES
+from jaxbrats.data.preprocess import Preprocessing
+
+
+def between_cases(cases: Sequence[CaseReport], settings: Preprocessing) -> Iterator[Finding]:
+    """Warnings about cases that differ from the others, or don't where they should."""
+    yield from _absent_modalities(cases, settings)
+    yield from _unlike_most(cases)
+    yield from _duplicates(cases)
+
+
+def _absent_modalities(cases: Sequence[CaseReport], settings: Preprocessing) -> Iterator[Finding]:
+    """Cases without a modality that most have, though preprocessing does not need it."""
+    readable = [case for case in cases if case.files]
+    for modality in set(MODALITIES) - set(settings.modalities):
+        without = [case for case in readable if modality not in case.parts]
+        if len(without) < len(readable) / 2:
+            for case in without:
+                problem = f"has no {modality}, which {len(readable) - len(without)} of {len(readable)} cases have"
+                cure = f"Add it before {modality} is asked for with --modalities"
+                yield warning("unused", problem, case=case.name, file=_first(case).parent, cure=cure)
+
+
+def _unlike_most(cases: Sequence[CaseReport]) -> Iterator[Finding]:
+    """Cases that lie otherwise than most: arrays keep the voxels of the files, so that the network sees them turned."""
+    frames = {case.name: next(iter(case.files.values())).frame for case in cases if case.files}
+    if not frames:
+        return
+    usual, _ = collections.Counter(frames.values()).most_common(1)[0]
+    cure = "Resample it to the orientation and spacing of the others: training takes voxels as they are"
+    for case in cases:
+        if case.files and not frames[case.name].is_like(usual):
+            problem = f"is {frames[case.name]}, but most cases are {usual}"
+            yield warning("frame", problem, case=case.name, file=_first(case), cure=cure)
+
+
+def _duplicates(cases: Sequence[CaseReport]) -> Iterator[Finding]:
+    """Volumes that are there twice: copied in the place of another, or one scan under two names."""
+    first: dict[str, tuple[CaseReport, str]] = {}
+    shared: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    patients = {case.name: case.patient for case in cases}
+    for case in cases:
+        for part, facts in case.files.items():
+            if part == "seg" and facts.maximum == BACKGROUND:
+                continue  # without a tumour they are all the same
+            other, other_part = first.setdefault(facts.content, (case, part))
+            if other is case and other_part != part:
+                problem = f"has the same voxels as the {other_part} of the case"
+                cure = "One was copied in the place of the other: find the right file"
+                yield warning("duplicate", problem, case=case.name, file=facts.path, cure=cure)
+            elif other is not case:
+                shared[case.name, other.name].append(part)
+    by_name = {case.name: case for case in cases}
+    for (name, other), parts in shared.items():
+        problem = f"has the same {', '.join(parts)} as case {other}"
+        cure = "Keep one: as two patients, one may be trained on and the other validated with"
+        if patients[name] == patients[other]:
+            cure = "Is it one scan under two names? Then keep one"
+        facts: FileFacts = by_name[name].files[parts[0]]
+        yield warning("duplicate", problem, case=name, file=facts.path, cure=cure)
+
+
+def _first(case: CaseReport) -> pathlib.Path:
+    return pathlib.Path(next(iter(case.files.values())).path)
