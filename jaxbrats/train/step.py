@@ -20,12 +20,18 @@ LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class StepMetrics(NamedTuple):
-    """Of one training batch: scalars, and `(C,)` for each class."""
+    """Of one training batch: scalars, and `(C,)` for each class.
+
+    `finite` tells whether the loss and all of the state after the update are; `skipped` counts the updates dropped so
+    far.
+    """
 
     loss: jax.Array
     dice: jax.Array
     iou: jax.Array
     accuracy: jax.Array
+    finite: jax.Array
+    skipped: jax.Array
 
 
 class CaseMetrics(NamedTuple):
@@ -53,11 +59,16 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     loss_function: LossFunction,
+    skip_nonfinite: bool,
     state: TrainState,
     batch: Batch,
     key: jax.Array,
 ) -> tuple[TrainState, StepMetrics]:
-    """One update. The key is the run's; the step's own is made from it and the step's number."""
+    """One update. The key is the run's; the step's own is made from it and the step's number.
+
+    With `skip_nonfinite`, an update whose loss or result is not finite is dropped on the device: the parameters, the
+    batch statistics and the optimiser stay as they were.
+    """
     dropout_key = jax.random.fold_in(key, state.step)
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -74,10 +85,26 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     counts = jax.tree.map(lambda cases: cases.sum(0), scores.count(logits, batch["labels"]))
+    updated = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+    # A finite loss may have gradients that are not, and those would spoil every step after this one.
+    finite = jnp.isfinite(loss) & all_finite((params, batch_stats, opt_state))
+    if skip_nonfinite:
+        unchanged = state.replace(step=state.step + 1, skipped=state.skipped + 1)
+        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged)
     metrics = StepMetrics(
-        loss, scores.class_dice(counts.confusion), scores.class_iou(counts), scores.accuracy(counts.confusion)
+        loss,
+        scores.class_dice(counts.confusion),
+        scores.class_iou(counts),
+        scores.accuracy(counts.confusion),
+        finite,
+        updated.skipped,
     )
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    return updated, metrics
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no number of a tree of arrays is infinite or not a number: a boolean scalar."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:
@@ -88,12 +115,16 @@ def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainS
 
 
 def jit_train_step(
-    mesh: Mesh, model: nn.Module, optimizer: optax.GradientTransformation, loss_function: LossFunction
+    mesh: Mesh,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss_function: LossFunction,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        return train_step(model, optimizer, loss_function, state, batch, key)
+        return train_step(model, optimizer, loss_function, skip_nonfinite, state, batch, key)
 
     whole = replicated(mesh)
     return jax.jit(
