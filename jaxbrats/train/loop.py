@@ -126,6 +126,8 @@ def _train(
         unscored = start > 0 and plan.ends_epoch(start) and not checkpoints.has_scores(workdir, start)
         if start >= plan.total_steps and not unscored:
             return Outcome(start, trained=False)
+        if start:
+            print(f"going on after step {start} of {plan.total_steps}", flush=True)
         step_function = jit_train_step(mesh, model, optimizer, loss, settings.skip_nonfinite)
         step_function = step_function.lower(state, shapes, key).compile()
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
