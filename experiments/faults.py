@@ -11,7 +11,6 @@ checkpoint that is just being written; the others come at any time. Results go t
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from jaxbrats import commands
 from jaxbrats.data.synthetic import write_cohort
 from jaxbrats.errors import InputError
-from jaxbrats.files import write_json, write_text
+from jaxbrats.files import read_json, write_json, write_text
 from jaxbrats.train.logs import read_metrics
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -164,11 +163,11 @@ def result(workdir: pathlib.Path) -> dict[str, Any]:
         arrays = {item: reader.restore(last / item) for item in ("model", "training")}
     return {
         "arrays": _bytes(arrays),
-        "loader": json.loads((last / "loader" / "metadata").read_text()),
+        "loader": read_json(last / "loader" / "metadata"),
         "metrics": [
             {key: value for key, value in record.items() if key not in ("seconds", "data_wait")} for record in records
         ],
-        "split": (workdir / "data" / "split.json").read_text(),
+        "cases": read_json(workdir / "config.json")["data"]["train"],
         "scores": (workdir / "evaluation" / "cases.csv").read_text(),
     }
 

@@ -52,13 +52,13 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
-def disk_error(error: BaseException, folder: str | pathlib.Path | None = None) -> OSError | None:
+def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | None:
     """The trouble with a disk or folder that an error tells of: full, over quota, read-only, no permission, broken.
 
     Args:
         error: Of any kind: libraries in C++ put the system's words into errors of their own, and other errors have
             one as their cause.
-        folder: What to name where the error names no file.
+        place: What to name where the error names no file.
 
     Returns:
         An `OSError` with number and file name, None where it is something else.
@@ -66,11 +66,11 @@ def disk_error(error: BaseException, folder: str | pathlib.Path | None = None) -
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
-            return OSError(seen.errno, os.strerror(seen.errno), seen.filename or (folder and str(folder)))
+            return OSError(seen.errno, os.strerror(seen.errno), seen.filename or str(place))
         # Only of full disks is the wording telling enough by itself.
         for number in (*_FULL, errno.EROFS):
             if not isinstance(seen, InputError) and os.strerror(number) in str(seen):
-                return OSError(number, os.strerror(number), folder and str(folder))
+                return OSError(number, os.strerror(number), str(place))
         seen = seen.__cause__
     return None
 
@@ -82,7 +82,7 @@ def describe_disk_error(error: OSError) -> str:
         if error.errno in _FULL
         else "Choose a folder that can be written, or have its permissions changed"
     )
-    return f"{error.filename or 'a file'}: cannot be written or read ({error.strerror}). {cure}"
+    return f"{error.filename}: cannot be written or read ({error.strerror}). {cure}"
 
 
 def write_text(path: str | pathlib.Path, text: str) -> None:

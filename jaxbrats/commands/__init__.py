@@ -42,7 +42,7 @@ def describe(error: BaseException) -> str | None:
     """The line to show for an error that is the user's to solve; None for a defect, whose traceback is wanted."""
     if isinstance(error, InputError | flags.Error):
         return str(error)
-    trouble = disk_error(error)
+    trouble = disk_error(error, " ".join(str(error).split()))
     return None if trouble is None else describe_disk_error(trouble)
 
 
