@@ -157,6 +157,11 @@ def resumed_from(workdir: pathlib.Path) -> int:
 
 def result(workdir: pathlib.Path) -> dict[str, Any]:
     """All that must not depend on how often a run was killed."""
+    return trained(workdir) | {"scores": (workdir / "evaluation" / "cases.csv").read_text()}
+
+
+def trained(workdir: pathlib.Path) -> dict[str, Any]:
+    """The part of it that training makes: parameters, optimiser state, the loader's place, metrics."""
     records = read_metrics(workdir)
     last = workdir / "checkpoints" / str(records[-1]["step"])
     with ocp.StandardCheckpointer() as reader:
@@ -168,7 +173,6 @@ def result(workdir: pathlib.Path) -> dict[str, Any]:
             {key: value for key, value in record.items() if key not in ("seconds", "data_wait")} for record in records
         ],
         "cases": read_json(workdir / "config.json")["data"]["train"],
-        "scores": (workdir / "evaluation" / "cases.csv").read_text(),
     }
 
 

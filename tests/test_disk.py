@@ -74,7 +74,7 @@ def test_a_full_disk(command, limit, run, tiny_cohort, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("limit", [3500, 6000])
-def test_a_full_disk_while_training(limit, run, tiny_run, tiny_config, capsys):
+def test_a_full_disk_while_training(limit, run, tiny_run, tiny_config, training_alone, capsys):
     """Whether it is a checkpoint that does not fit or a line of metrics.jsonl, the run goes on from what was saved."""
     shutil.rmtree(run / "checkpoints" / "9")
     saved = content(run / "checkpoints")
@@ -86,7 +86,7 @@ def test_a_full_disk_while_training(limit, run, tiny_run, tiny_config, capsys):
     assert "(File too large). Free some space or choose another folder, then give the same command again" in last
     assert content(run / "checkpoints").items() >= saved.items()
     assert main.run(arguments) == 0
-    assert faults.result(run) == faults.result(tiny_run)
+    assert faults.trained(run) == faults.trained(tiny_run)
 
 
 @pytest.mark.skipif(not pathlib.Path("/sys/kernel").is_dir(), reason="needs a folder that not even root can write")
@@ -125,7 +125,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_real_full_disk_and_a_real_read_only_one(small_disk, tiny_run, tiny_config, capsys):
+def test_a_real_full_disk_and_a_real_read_only_one(small_disk, tiny_run, tiny_config, training_alone, capsys):
     run = small_disk / "run"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("data", "report*", "figures", "evaluation"))
     shutil.rmtree(run / "checkpoints" / "9")
@@ -150,7 +150,7 @@ def test_a_real_full_disk_and_a_real_read_only_one(small_disk, tiny_run, tiny_co
     assert content(small_disk) == before
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert main.run(arguments) == 0
-    assert faults.result(run) == faults.result(tiny_run)
+    assert faults.trained(run) == faults.trained(tiny_run)
 
 
 def test_what_is_trouble_with_a_disk():

@@ -19,7 +19,7 @@ import pytest
 from experiments import faults
 from jaxbrats import commands, main
 from jaxbrats.data.arrays import find_arrays
-from jaxbrats.train import loop
+from jaxbrats.train import checkpoints, loop
 from jaxbrats.train.logs import read_metrics
 
 
@@ -66,7 +66,9 @@ def test_signals_and_kills_change_nothing(tiny_run, tiny_config, tmp_path):
     assert not list((workdir / "checkpoints").glob("*tmp*"))
 
 
-def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(tiny_run, tiny_config, tmp_path, monkeypatch):
+def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
+    tiny_run, tiny_config, tmp_path, training_alone
+):
     workdir = tmp_path / "run"
     arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_run / 'data'}"]
     batches = loop.validation_batches
@@ -76,14 +78,14 @@ def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(tiny_r
         os.kill(os.getpid(), signal.SIGTERM)  # a second one changes nothing
         return batches(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "validation_batches", interrupted)
-    assert main.run(arguments) == 143
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "validation_batches", interrupted)
+        assert main.run(arguments) == 143
     records = read_metrics(workdir)
     assert (len(records), records[-1]["split"], records[-1]["step"]) == (3, "train", 3)
-    monkeypatch.undo()
     assert main.run(arguments) == 0
-    assert faults.result(workdir) == faults.result(tiny_run)
-    assert json.loads((workdir / "evaluation" / "summary.json").read_text())["step"] == 3
+    assert faults.trained(workdir) == faults.trained(tiny_run)
+    assert checkpoints.choose_step(workdir, "best") == checkpoints.choose_step(tiny_run, "best") == 3
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -132,7 +134,7 @@ def test_a_killed_reader_ends_the_run_with_a_line(tiny_run, tiny_config, tmp_pat
 
 
 @pytest.fixture
-def poisoned(tiny_run, tmp_path, monkeypatch):
+def poisoned(tiny_run, tmp_path, monkeypatch, training_alone):
     """The arrays with one training case whose labels are all 3, and a loss that is finite there, its gradient not."""
     data = tmp_path / "data"
     shutil.copytree(tiny_run / "data", data)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -22,8 +23,7 @@ LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
 class StepMetrics(NamedTuple):
     """Of one training batch: scalars, and `(C,)` for each class.
 
-    `finite` tells whether the loss and all of the state after the update are; `skipped` counts the updates dropped so
-    far.
+    `finite` tells whether the loss and the update are; `skipped` counts the updates dropped so far.
     """
 
     loss: jax.Array
@@ -86,8 +86,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     counts = jax.tree.map(lambda cases: cases.sum(0), scores.count(logits, batch["labels"]))
     updated = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
-    # A finite loss may have gradients that are not, and those would spoil every step after this one.
-    finite = jnp.isfinite(loss) & all_finite((params, batch_stats, opt_state))
+    finite = is_finite(loss, gradients, batch_stats)
     if skip_nonfinite:
         unchanged = state.replace(step=state.step + 1, skipped=state.skipped + 1)
         updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged)
@@ -102,9 +101,16 @@ def train_step(
     return updated, metrics
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no number of a tree of arrays is infinite or not a number: a boolean scalar."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+def is_finite(loss: jax.Array, gradients: Any, batch_stats: Any) -> jax.Array:
+    """Whether an update leaves only finite numbers behind: a boolean scalar.
+
+    A finite loss may have gradients that are not, and those would spoil every step after this one. So would gradients
+    whose squares overflow, which Adam keeps. Looking at the gradients instead of all that follows from them costs next
+    to nothing, because they are being read anyway.
+    """
+    largest = float(np.sqrt(np.finfo(np.float32).max))
+    parts = [jnp.all(jnp.abs(leaf) < largest) for leaf in jax.tree.leaves((gradients, batch_stats))]
+    return jnp.all(jnp.stack([jnp.isfinite(loss), *parts]))
 
 
 def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:

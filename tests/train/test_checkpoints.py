@@ -61,7 +61,7 @@ def test_every_flipped_bit_and_missing_byte_is_found(run):
             verify(folder)
 
 
-def test_the_one_before_a_damaged_checkpoint_is_used_and_said(run, tiny_run, tiny_config, capsys):
+def test_the_one_before_a_damaged_checkpoint_is_used_and_said(run, tiny_run, tiny_config, training_alone, capsys):
     damaged = largest_file(run / "checkpoints" / "9" / "training")
     flip(damaged)
     arguments = [f"--config={tiny_config}", f"--workdir={run}", f"--config.data.dir={tiny_run / 'data'}"]
@@ -71,7 +71,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_said(run, tiny_run, tin
     assert "left: 3, 8" in printed.err
     assert "going on after step 8 of 9" in printed.out
     assert (run / "damaged" / "9" / "checksums.json").exists()
-    assert faults.result(run) == faults.result(tiny_run)
+    assert faults.trained(run) == faults.trained(tiny_run)
 
 
 def test_metrics_that_are_not_json_do_not_stop_a_run(run, capsys):
