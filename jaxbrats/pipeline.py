@@ -22,7 +22,7 @@ from jaxbrats.evaluation.statistics import summary_table
 from jaxbrats.locks import locked
 from jaxbrats.signals import Interrupted
 from jaxbrats.train.logs import read_metrics
-from jaxbrats.train.loop import train
+from jaxbrats.train.loop import Outcome, train
 from jaxbrats.train.mesh import make_mesh
 from jaxbrats.train.record import write_record
 from jaxbrats.train.settings import Settings, check
@@ -73,18 +73,23 @@ def _run(settings: Settings, workdir: pathlib.Path) -> int:
     except Interrupted as interruption:
         print(f"{interruption}; the same command goes on from there", file=sys.stderr)
         return interruption.exit_code
-    if not outcome.trained and is_evaluated(workdir):
-        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
-    else:
-        plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
-        summary, problems = evaluate_run(workdir)
-        print(summary_table(summary))
-        page, unshown = write_report(workdir)
-        print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
-        failed += map(str, [*problems, *unshown])
+    failed += map(str, _write_results(settings, workdir, outcome))
     for problem in failed:
         print(f"not used: {problem}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write_results(settings: Settings, workdir: pathlib.Path, outcome: Outcome) -> list[InputError]:
+    """Evaluates, draws and reports, where that is not done; returns what was wrong with each case left out."""
+    if not outcome.trained and is_evaluated(workdir):
+        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
+        return []
+    plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
+    summary, problems = evaluate_run(workdir)
+    print(summary_table(summary))
+    page, unshown = write_report(workdir)
+    print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
+    return [*problems, *unshown]
 
 
 def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]]:

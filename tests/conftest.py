@@ -75,7 +75,4 @@ def tiny_run(
 @pytest.fixture
 def training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The training program without what it does after training, for tests that look at nothing of that."""
-    monkeypatch.setattr(pipeline, "plot_curves", lambda *_, **__: [])
-    monkeypatch.setattr(pipeline, "evaluate_run", lambda _: ({}, []))
-    monkeypatch.setattr(pipeline, "summary_table", str)
-    monkeypatch.setattr(pipeline, "write_report", lambda workdir: (workdir, []))
+    monkeypatch.setattr(pipeline, "_write_results", lambda *_: [])

@@ -141,18 +141,16 @@ def poisoned(tiny_run, tmp_path, monkeypatch, training_alone):
     case = json.loads((data / "split.json").read_text())["train"][0]
     labels = np.load(data / "masks" / f"{case}.npy")
     np.save(data / "masks" / f"{case}.npy", np.full_like(labels, 3))
-    make_loss = loop.make_loss
+    jit_train_step = loop.jit_train_step
 
-    def make_poisoned(settings):
-        loss = make_loss(settings)
-
+    def poisoned_step(mesh, model, optimizer, loss, *rest):
         def poisoned_loss(logits, labels):
             bad = jnp.any(jnp.all(labels == 3, axis=(1, 2, 3)))
             return loss(logits, labels) + jnp.sqrt(jnp.where(bad, 0.0, 1.0) * jnp.sum(logits) ** 2)
 
-        return poisoned_loss
+        return jit_train_step(mesh, model, optimizer, poisoned_loss, *rest)
 
-    monkeypatch.setattr(loop, "make_loss", make_poisoned)
+    monkeypatch.setattr(loop, "jit_train_step", poisoned_step)
     return data, case
 
 

@@ -148,7 +148,7 @@ def restore_variables(workdir: pathlib.Path, step: int, like: Mapping[str, Any])
         verify(folder)
     _check_same_network(folder, like)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
-    with _readable(folder), ocp.StandardCheckpointer() as reader:
+    with _readable(folder), _reader() as reader:
         return reader.restore(folder / "model", target)
 
 
@@ -264,9 +264,18 @@ def _disk_errors(folder: Any) -> Iterator[None]:
         raise trouble from error
 
 
+def _reader() -> ocp.StandardCheckpointer:
+    """Reads for this process alone, whatever the other hosts of a run do meanwhile."""
+    this = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"reader_{this}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
+
+
 def _check_same_network(folder: pathlib.Path, model: Mapping[str, Any]) -> None:
     """Compares the saved parameters' names and shapes with the network's, which Orbax reports less clearly."""
-    with _readable(folder), ocp.StandardCheckpointer() as reader:
+    with _readable(folder), _reader() as reader:
         saved = reader.metadata(folder / "model").item_metadata.tree
     found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in _leaves(saved)}
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in _leaves(model)}

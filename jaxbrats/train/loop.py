@@ -233,7 +233,8 @@ def _validate(
     batches = validation_batches(cases, batch_size=settings.batch_size)
     with batches:
         for valid, batch in _ahead(batches, lambda batch: (batch["valid"], put_batch(mesh, batch))):
-            if stop.number:
+            # Of several hosts one alone must not leave the others waiting at the next batch.
+            if stop.number and jax.process_count() == 1:
                 return None
             results.append((valid, step(state, batch)))
     results = [jax.tree.map(lambda rows, valid=valid: rows[valid], jax.device_get(case)) for valid, case in results]

@@ -59,10 +59,10 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     loss_function: LossFunction,
-    skip_nonfinite: bool,
     state: TrainState,
     batch: Batch,
     key: jax.Array,
+    skip_nonfinite: bool = False,
 ) -> tuple[TrainState, StepMetrics]:
     """One update. The key is the run's; the step's own is made from it and the step's number.
 
@@ -130,7 +130,7 @@ def jit_train_step(
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        return train_step(model, optimizer, loss_function, skip_nonfinite, state, batch, key)
+        return train_step(model, optimizer, loss_function, state, batch, key, skip_nonfinite)
 
     whole = replicated(mesh)
     return jax.jit(
