@@ -11,7 +11,6 @@ folder and renames it when whole, so a killed run leaves no half checkpoint. Old
 """
 
 import contextlib
-import logging
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,20 +22,13 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxbrats.errors import InputError
-from jaxbrats.files import disk_error, read_json
+from jaxbrats.files import read_json
 from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
+from jaxbrats.train.orbax_errors import disk_errors, readable
 from jaxbrats.train.state import TrainState
 
 SCORE = "mean_region_dice"
 _FOLDER, _DAMAGED = "checkpoints", "damaged"
-
-
-def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Orbax warns of what is meant here, checkpoints without scores, and logs as errors what it raises as well."""
-    return "orbax" not in record.pathname
-
-
-logging.getLogger("absl").addFilter(_is_worth_telling)
 
 
 @contextlib.contextmanager
@@ -67,12 +59,12 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
         ),
         async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_checksums_of_new(folder)),
     )
-    with _disk_errors(folder):
+    with disk_errors(folder):
         manager = ocp.CheckpointManager(folder, item_names=("model", "training", "loader"), options=options)
     try:
         yield manager
     finally:
-        with _disk_errors(folder):
+        with disk_errors(folder):
             manager.close()
 
 
@@ -95,7 +87,7 @@ def save(
     """
     step = int(state.step)
     training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
-    with _disk_errors(manager.directory):
+    with disk_errors(manager.directory):
         manager.wait_until_finished()
         if step in manager.all_steps():
             manager.delete(step)
@@ -125,7 +117,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tupl
     model = {"params": like.params, "batch_stats": like.batch_stats}
     training = {"step": like.step, "opt_state": like.opt_state, "skipped": like.skipped}
     _check_same_network(folder, model)
-    with _readable(folder):
+    with readable(folder):
         items = manager.restore(
             step,
             args=ocp.args.Composite(
@@ -148,7 +140,7 @@ def restore_variables(workdir: pathlib.Path, step: int, like: Mapping[str, Any])
         verify(folder)
     _check_same_network(folder, like)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
-    with _readable(folder), _reader() as reader:
+    with readable(folder), _reader() as reader:
         return reader.restore(folder / "model", target)
 
 
@@ -240,30 +232,6 @@ def _naming_others(workdir: pathlib.Path, step: int) -> Iterator[None]:
         ) from damage
 
 
-@contextlib.contextmanager
-def _readable(folder: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # Orbax, tensorstore and the file system each raise their own
-        raise InputError(
-            f"the checkpoint cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
-            file=folder,
-            cure="Name another one with --step, or delete this folder to go on from the one before it",
-        ) from error
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Any) -> Iterator[None]:
-    """Turns what Orbax's threads and tensorstore say of a full or read-only disk into an `OSError` with the folder."""
-    try:
-        yield
-    except Exception as error:
-        trouble = disk_error(error, folder)
-        if trouble is None or isinstance(error, InputError):
-            raise
-        raise trouble from error
-
-
 def _reader() -> ocp.StandardCheckpointer:
     """Reads for this process alone, whatever the other hosts of a run do meanwhile."""
     this = jax.process_index()
@@ -275,7 +243,7 @@ def _reader() -> ocp.StandardCheckpointer:
 
 def _check_same_network(folder: pathlib.Path, model: Mapping[str, Any]) -> None:
     """Compares the saved parameters' names and shapes with the network's, which Orbax reports less clearly."""
-    with _readable(folder), _reader() as reader:
+    with readable(folder), _reader() as reader:
         saved = reader.metadata(folder / "model").item_metadata.tree
     found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in _leaves(saved)}
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in _leaves(model)}
