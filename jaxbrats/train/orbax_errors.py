@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,11 @@ from jaxbrats.files import disk_error
 def _is_worth_telling(record: logging.LogRecord) -> bool:
     """Orbax warns of what is meant here, checkpoints without scores, and logs as errors what it raises as well."""
     return "orbax" not in record.pathname
+
+
+def _is_not_the_rest(record: logging.LogRecord) -> bool:
+    """Where several arrays cannot be written, the first is raised and asyncio tells of the others."""
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _without_late_answers(report: Callable[[Any], Any]) -> Callable[[Any], None]:
@@ -26,6 +32,8 @@ def _without_late_answers(report: Callable[[Any], Any]) -> Callable[[Any], None]
 
 
 logging.getLogger("absl").addFilter(_is_worth_telling)
+logging.getLogger("asyncio").addFilter(_is_not_the_rest)
+warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
 sys.unraisablehook = _without_late_answers(sys.unraisablehook)
 
 
