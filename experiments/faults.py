@@ -11,6 +11,7 @@ checkpoint that is just being written; the others come at any time. Results go t
 
 import dataclasses
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import platform
@@ -53,6 +54,7 @@ def get_config():
         checkpoint=dict(every_steps=1),
     ))
 """
+_STARTING, _RESTORING = "starting", "restoring, compiling"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -142,17 +144,24 @@ def phase(workdir: pathlib.Path, left_over: set[str]) -> str:
     if match := re.findall(r"(\d+)/\d+ \[.*step", output):
         return f"training, after step {match[-1]}"
     if "validation cases from" in output:
-        return "restoring, compiling"
-    return "preprocessing" if (workdir / "data").exists() else "starting"
+        return _RESTORING
+    return "preprocessing" if (workdir / "data").exists() and not (workdir / "config.json").exists() else _STARTING
 
 
 def resumed_from(workdir: pathlib.Path) -> int:
     """The step that the last start went on from."""
     output = _output(workdir).read_text()
-    if "validation cases from" in output and "a step takes" not in output:
+    if "evaluating" in output and "a step takes" not in output:
         return read_metrics(workdir)[-1]["step"]  # all steps were done
     match = re.search(r"going on after step (\d+)", output)
     return int(match[1]) if match else 0
+
+
+def tell_where_all_went_on(kills: list[Kill]) -> None:
+    """A start that was killed before it trained may not have told where it would go on: where the next one did."""
+    for kill, following in reversed(list(itertools.pairwise(kills))):
+        if following.phase in (_STARTING, _RESTORING):
+            kill.resumed_from = following.resumed_from
 
 
 def result(workdir: pathlib.Path) -> dict[str, Any]:
@@ -223,6 +232,7 @@ def kill_runs(folder: pathlib.Path, kills: int, kills_a_run: int, seed: int) -> 
             if process.returncode:
                 program.finish(workdir)
                 here[-1].resumed_from = resumed_from(workdir)
+            tell_where_all_went_on(here)
             identical = result(workdir) == expected
             done += [dataclasses.replace(kill, identical=identical) for kill in here]
             number += 1
@@ -246,7 +256,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             "",
             f"{same} of {len(report['kills'])} kills ended bit-identical to a run never killed: parameters, optimiser "
             "state, loader, every step's metrics (but for seconds), scores. A run that is not killed takes "
-            f"{report['seconds']:.1f} s and saves after each of its 12 steps.",
+            f"{report['seconds']:.1f} s and saves after each of its 12 steps. Where a start was killed before it trained, the step "
+            "is the one from which the start after it went on.",
             "",
             *lines,
             "",

@@ -175,3 +175,11 @@ def test_an_update_that_is_not_finite_stops_the_run_or_is_dropped(poisoned, tiny
     assert train[-1]["skipped"] == 2  # once an epoch
     assert [record["skipped"] for record in train] == sorted(record["skipped"] for record in train)
     assert all(np.isfinite(record["loss"]) for record in records)
+
+
+def test_the_table_of_kills():
+    """A start that was killed before it trained tells nothing of where it would have gone on: the next one does."""
+    phases = ("saving step 4", "restoring, compiling", "starting", "training, after step 4")
+    kills = [faults.Kill(0, 1.0, phase, step, True) for phase, step in zip(phases, (0, 0, 3, 4), strict=True)]
+    faults.tell_where_all_went_on(kills)
+    assert [kill.resumed_from for kill in kills] == [3, 3, 3, 4]
