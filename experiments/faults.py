@@ -256,8 +256,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             "",
             f"{same} of {len(report['kills'])} kills ended bit-identical to a run never killed: parameters, optimiser "
             "state, loader, every step's metrics (but for seconds), scores. A run that is not killed takes "
-            f"{report['seconds']:.1f} s and saves after each of its 12 steps. Where a start was killed before it trained, the step "
-            "is the one from which the start after it went on.",
+            f"{report['seconds']:.1f} s and saves after each of its 12 steps. Where a start was "
+            "killed before it trained, the step is the one from which the start after it went on.",
             "",
             *lines,
             "",
