@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.remat = False  # compute activations again in the backward pass, for less memory
     config.conv = "auto"  # the fastest algorithm for the processor; 'direct' for XLA's own
     config.gpu_memory_fraction = 0.9
+    config.skip_nonfinite = False  # drop updates that are not finite and go on, instead of stopping
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that share a batch; -1 for all

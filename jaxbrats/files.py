@@ -1,6 +1,7 @@
 """Writing files so that nothing is lost: a temporary name in the same folder, renamed when whole."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,19 @@ from typing import Any
 from jaxbrats.errors import InputError
 
 _LONGEST_NAME = 255  # bytes, on nearly every file system
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What is wrong with the disk or the folder, not with the program: said in a line instead of a traceback.
+_DISK_ERRORS = (
+    *_FULL,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 @contextlib.contextmanager
@@ -32,6 +46,11 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # A failing write does not tell of which file, and nobody knows the temporary one.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,6 +62,39 @@ def _temporary_name(name: str) -> str:
         return prefix + name
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return prefix + digest + "".join(pathlib.PurePath(name).suffixes[-2:])
+
+
+def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | None:
+    """The trouble with a disk or folder that an error tells of: full, over quota, read-only, no permission, broken.
+
+    Args:
+        error: Of any kind: libraries in C++ put the system's words into errors of their own, and other errors have
+            one as their cause.
+        place: What to name where the error names no file.
+
+    Returns:
+        An `OSError` with number and file name, None where it is something else.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
+            return OSError(seen.errno, os.strerror(seen.errno), seen.filename or str(place))
+        # Only of full disks is the wording telling enough by itself.
+        for number in (*_FULL, errno.EROFS):
+            if not isinstance(seen, InputError) and os.strerror(number) in str(seen):
+                return OSError(number, os.strerror(number), str(place))
+        seen = seen.__cause__
+    return None
+
+
+def describe_disk_error(error: OSError) -> str:
+    """The line to show for what `disk_error` found."""
+    cure = (
+        "Free some space or choose another folder, then give the same command again"
+        if error.errno in _FULL
+        else "Choose a folder that can be written, or have its permissions changed"
+    )
+    return f"{error.filename}: cannot be written or read ({error.strerror}). {cure}"
 
 
 def write_text(path: str | pathlib.Path, text: str) -> None:

@@ -3,16 +3,20 @@
 From raw NIfTI files (or arrays already preprocessed) to a trained network with its scores and figures: it
 preprocesses where that is not done, splits, trains or goes on training, evaluates the best checkpoint on the
 validation cases and draws. `configs/unet3d.py` is the real recipe, `configs/quickstart.py` needs no data. Any setting
-of the config file can be given on the command line: --config.learning_rate=3e-4 --config.data.raw_dir=/data/BraTS2023.
+can be given on the command line: --config.learning_rate=3e-4 --config.data.raw_dir=/data/BraTS2023.
+
+--workdir is runs/ and the config's name by default. The same command again goes on where a run stopped. A run's record
+is a config too: --config=RUN/config.json --workdir=NEW runs it again.
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxbrats.errors import InputError
 
@@ -33,53 +37,68 @@ def run(arguments: Sequence[str]) -> int:
         print((__doc__ or "").strip())
         return 0 if arguments else 2
     try:
-        values = _parse(arguments)
+        config, workdir = _parse(arguments)
     except InputError as error:
         print(f"jaxbrats train: {error}", file=sys.stderr)
         return 2
-    return finish("jaxbrats train", lambda: _train(values))
+    return finish("jaxbrats train", lambda: _train(config, workdir))
 
 
-def _parse(arguments: Sequence[str]) -> flags.FlagValues:
+def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
     """Reads the command line.
+
+    Returns:
+        The config file's settings with what the command line changes, and the run's folder.
 
     Raises:
         InputError: a flag, a setting or the config file itself is wrong.
     """
+    from jaxbrats.train.config_file import load_config
+    from jaxbrats.train.settings import type_of
+
     values = flags.FlagValues()
-    program = ["jaxbrats train", *arguments]
+    flags.DEFINE_string("config", None, "Config file, or the config.json of a run.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    values.set_gnu_getopt(True)
+    changes = flags.FlagValues()
     try:
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=program)
-        flags.DEFINE_string(
-            "workdir", None, "Folder of the run; default runs/ and the config's name.", flag_values=values
-        )
-        extra = values(program)[1:]
-        if values["config"].value is None:
+        rest = values(["jaxbrats train", *arguments], known_only=True)
+        if values.config is None:
             raise InputError("--config=FILE is needed, for example --config=configs/unet3d.py")
-        values["config"].value.keys()  # a config file that cannot be loaded raises here
-    except InputError:
-        raise
-    except OSError as error:
-        path = next(argument for argument in arguments if argument.startswith(("--config=", "-config=")))
-        raise InputError("cannot be read", file=path.partition("=")[2], cure="Give --config a config file") from error
-    except Exception as error:
-        # Flags and ml_collections raise many kinds for names and types, and the config file is Python: it raises any.
-        text = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
-        raise InputError(f"the command line cannot be used: {text}", cure="See jaxbrats train --help") from error
+        for argument in rest[1:]:
+            if argument.startswith("--config."):
+                type_of(argument.removeprefix("--").partition("=")[0])
+        config_flags.DEFINE_config_dict("config", load_config(values.config), flag_values=changes, sys_argv=rest)
+        extra = changes(rest)[1:]
+    except flags.IllegalFlagValueError as error:
+        raise _wrong_value(str(error)) from error
+    except flags.Error as error:
+        raise InputError(" ".join(str(error).split()), cure="See jaxbrats train --help") from error
     if extra:
         raise InputError(f"unexpected argument '{extra[0]}'; settings are written --config.NAME=VALUE")
-    return values
+    path = pathlib.Path(values.config)
+    # A run's own config.json goes on with the run.
+    default = path.parent if path.suffix == ".json" else pathlib.Path("runs") / path.stem
+    return changes.config, pathlib.Path(values.workdir or default)
 
 
-def _train(values: flags.FlagValues) -> int:
+def _wrong_value(message: str) -> InputError:
+    """Says of which type a setting is, of which absl says how its conversion went."""
+    from jaxbrats.train.settings import type_of
+
+    name, _, value = message.removeprefix("flag --").partition(": ")[0].partition("=")
+    kind = type_of(name)
+    what = "a group of settings" if dataclasses.is_dataclass(kind) else f"of type {getattr(kind, '__name__', kind)}"
+    return InputError(f"{name} is {what}; it cannot be {value!r}", cure="See jaxbrats train --help")
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path) -> int:
     from jaxbrats.train.settings import from_config
 
-    settings = from_config(values["config"].value)
+    settings = from_config(config)
     if not settings.data.dir and not settings.data.raw_dir:
         print(_NO_DATA, file=sys.stderr)
         return 2
-    name = pathlib.Path(config_flags.get_config_filename(values["config"])).stem
-    workdir = pathlib.Path(values["workdir"].value or pathlib.Path("runs") / name)
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
 

@@ -1,8 +1,11 @@
 """The whole job of a training run, step by step: data, split, training, evaluation, figures."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
+
+import jax
 
 from jaxbrats.data.arrays import array_shape, find_arrays, fingerprint
 from jaxbrats.data.cohort import preprocess_cohort
@@ -16,9 +19,11 @@ from jaxbrats.evaluation.curves import plot_curves
 from jaxbrats.evaluation.report.write import write_report
 from jaxbrats.evaluation.run import evaluate_run, is_evaluated
 from jaxbrats.evaluation.statistics import summary_table
-from jaxbrats.train.interrupt import Interrupted
+from jaxbrats.locks import locked
+from jaxbrats.signals import Interrupted
 from jaxbrats.train.logs import read_metrics
-from jaxbrats.train.loop import train
+from jaxbrats.train.loop import Outcome, train
+from jaxbrats.train.mesh import make_mesh
 from jaxbrats.train.record import write_record
 from jaxbrats.train.settings import Settings, check
 
@@ -30,8 +35,17 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
         The exit code: 0, 1 where cases of the cohort could not be used, 128 plus the signal that stopped it.
 
     Raises:
-        InputError: data or settings that cannot be used.
+        InputError: data or settings that cannot be used, or another process at work in `workdir`.
     """
+    # What the devices cannot serve is refused before anything is read.
+    make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size)
+    # Of several hosts that train one run together, one holds the folder for all.
+    alone = jax.process_index() == 0
+    with locked(workdir, "train", "a training run") if alone else contextlib.nullcontext():
+        return _run(settings, workdir)
+
+
+def _run(settings: Settings, workdir: pathlib.Path) -> int:
     data_dir, failed = prepare_data(settings, workdir)
     cases = find_arrays(data_dir)
     settings = adopt_preprocessing(settings, data_dir, array_shape(cases))
@@ -59,18 +73,23 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
     except Interrupted as interruption:
         print(f"{interruption}; the same command goes on from there", file=sys.stderr)
         return interruption.exit_code
-    if not outcome.trained and is_evaluated(workdir):
-        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
-    else:
-        plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
-        summary, problems = evaluate_run(workdir)
-        print(summary_table(summary))
-        page, unshown = write_report(workdir)
-        print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
-        failed += map(str, [*problems, *unshown])
+    failed += map(str, _write_results(settings, workdir, outcome))
     for problem in failed:
         print(f"not used: {problem}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write_results(settings: Settings, workdir: pathlib.Path, outcome: Outcome) -> list[InputError]:
+    """Evaluates, draws and reports, where that is not done; returns what was wrong with each case left out."""
+    if not outcome.trained and is_evaluated(workdir):
+        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
+        return []
+    plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
+    summary, problems = evaluate_run(workdir)
+    print(summary_table(summary))
+    page, unshown = write_report(workdir)
+    print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
+    return [*problems, *unshown]
 
 
 def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]]:

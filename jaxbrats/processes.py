@@ -1,6 +1,7 @@
 """Work spread over processes: many tasks, few in flight, results as they come."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -34,7 +35,7 @@ def map_in_processes(
 
     Args:
         function: Of a module, so that the workers can import it, or a `functools.partial` of one. What it raises ends
-            the work and is raised here.
+            the work and is raised here, with a note that names the task.
         tasks: Taken as they are needed.
         workers: Processes. With one or none, the work is done in this process.
         name: What to call a task where the death of a worker is told.
@@ -47,7 +48,10 @@ def map_in_processes(
         InputError: a worker died; every result that was there by then has been yielded.
     """
     if workers <= 1:
-        yield from ((task, function(task)) for task in tasks)
+        for task in tasks:
+            with _naming(name, task):
+                result = function(task)
+            yield task, result
         return
     # Never fork: JAX runs threads in this process. A fork server has its imports done when a worker starts.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -67,7 +71,8 @@ def map_in_processes(
                 return
             done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
-                result = future.result()
+                with _naming(name, pending[future]):
+                    result = future.result()
                 yield pending.pop(future), result
     except BrokenProcessPool as error:
         lost = []
@@ -81,6 +86,16 @@ def map_in_processes(
         raise InputError(f"a worker process died, perhaps out of memory{at}", cure=cure) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _naming(name: Callable[[Task], str], task: Task) -> Iterator[None]:
+    """Adds to what the block raises at which task it was: a traceback from a worker tells everything else."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"at {name(task)}")
+        raise
 
 
 def end_with_parent() -> None:

@@ -12,7 +12,7 @@ import textwrap
 import jax
 import pytest
 
-from jaxbrats import main
+from jaxbrats import main, pipeline
 from jaxbrats.data.synthetic import write_cohort
 
 TINY_CONFIG = """
@@ -70,3 +70,9 @@ def tiny_run(
     arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.raw_dir={tiny_cohort}"]
     assert main.run(arguments) == 0
     return workdir
+
+
+@pytest.fixture
+def training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training program without what it does after training, for tests that look at nothing of that."""
+    monkeypatch.setattr(pipeline, "_write_results", lambda *_: [])

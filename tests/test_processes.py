@@ -37,9 +37,11 @@ def test_a_partial_function_and_no_task_at_all():
     assert list(map_in_processes(add, [], workers=2)) == []
 
 
-def test_what_the_function_raises_is_raised_here():
-    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
-        list(map_in_processes(math.sqrt, [-1.0], workers=2))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_function_raises_is_raised_here_with_the_task(workers):
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative") as raised:
+        list(map_in_processes(math.sqrt, [-1.0], workers, name=lambda task: f"case {task}"))
+    assert raised.value.__notes__ == ["at case -1.0"]
 
 
 def test_a_worker_that_dies_is_said_in_a_line_with_the_task():

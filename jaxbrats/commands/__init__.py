@@ -1,11 +1,12 @@
 """The command line: one module a command, each with its flags (`FLAGS`) and a `main() -> exit code`.
 
 `run(["synth", "--out=DIR"])` is what the shell's `jaxbrats synth --out=DIR` does. It alone turns exceptions into
-messages and exit codes: 0 all of it worked, 1 something did not, 2 the command line is wrong, 130 interrupted.
+messages and exit codes: 0 all of it worked, 1 something did not, 2 the command line is wrong, 130 or 143 stopped by
+SIGINT or SIGTERM.
 """
 
-import errno
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -14,6 +15,8 @@ from absl import flags
 
 from jaxbrats.allocator import keep_freed_memory
 from jaxbrats.errors import InputError
+from jaxbrats.files import describe_disk_error, disk_error
+from jaxbrats.signals import Terminated, sigterm_raises
 
 COMMANDS = {
     "synth": "write a synthetic cohort of brain phantoms as BraTS 2023 files",
@@ -25,9 +28,6 @@ COMMANDS = {
     "score": "score segmentations against references, as the BraTS challenge does",
     "report": "write a run's report, to be opened in a browser",
 }
-
-# Disk full, quota, read-only, no permission: the user's to solve, so said in a line instead of a traceback.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 
 def usage() -> str:
@@ -43,10 +43,8 @@ def describe(error: BaseException) -> str | None:
     """The line to show for an error that is the user's to solve; None for a defect, whose traceback is wanted."""
     if isinstance(error, InputError | flags.Error):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        name = error.filename or "a file"
-        return f"{name}: cannot be written or read ({error.strerror}). Free space or choose another folder"
-    return None
+    trouble = disk_error(error, " ".join(str(error).split()))
+    return None if trouble is None else describe_disk_error(trouble)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -97,10 +95,12 @@ def finish(name: str, work: Callable[[], int]) -> int:
     """Does the work and returns its exit code, with a line in the place of an exception that is the user's to solve."""
     keep_freed_memory()
     try:
-        return work()
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted.", file=sys.stderr)
-        return 130
+        with sigterm_raises():
+            return work()
+    except (KeyboardInterrupt, Terminated) as stopped:
+        number = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+        print(f"{name}: stopped by {number.name}; the same command goes on from there", file=sys.stderr)
+        return 128 + number
     except Exception as error:
         message = describe(error)
         if message is None:

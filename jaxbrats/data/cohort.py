@@ -1,15 +1,11 @@
 """A whole cohort from NIfTI files to arrays: several processes, only what is missing or changed, one manifest."""
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import tqdm
 
 from jaxbrats import files, processes
@@ -26,8 +22,10 @@ from jaxbrats.data.manifest import (
     mask_path,
     read_manifest,
 )
+from jaxbrats.data.npy import write_npy
 from jaxbrats.data.preprocess import Preprocessing, preprocess_case
 from jaxbrats.errors import InputError
+from jaxbrats.locks import locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +65,7 @@ def preprocess_cohort(
     """
     raw, out = pathlib.Path(raw_dir), pathlib.Path(out_dir)
     cohort = find_cases(raw, settings.modalities)
-    with _locked(out):
+    with locked(out, "preprocess", "a preprocess run"):
         records, tasks = _plan(raw, out, settings, cohort.cases)
         problems = {problem.case or str(problem.file): problem for problem in cohort.problems}
         records |= {name: {"status": FAILED, "reason": str(problem)} for name, problem in problems.items()}
@@ -175,24 +173,6 @@ def _work(task: _Task) -> dict[str, Any]:
         paths = (image_path(task.out, case.name), mask_path(task.out, case.name))
         for path, array in zip(paths, (image, labels), strict=True):
             with files.replacing(path) as temporary:
-                np.save(temporary, array)
+                write_npy(temporary, array)
         record["checksum"] = {"image": checksum(image), "mask": checksum(labels)}
     return record
-
-
-@contextlib.contextmanager
-def _locked(out: pathlib.Path) -> Iterator[None]:
-    """Holds the folder for this run; the system lets go of it whatever way the process ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".preprocess.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                "another preprocess run is at work in this folder", file=out, cure="Wait for it"
-            ) from error
-        except OSError as error:
-            # Some network file systems have no locks: then nothing but care keeps two runs apart.
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                raise
-        yield

@@ -1,4 +1,4 @@
-"""Reading arrays in NumPy's own format, safely and straight into place.
+"""Reading arrays in NumPy's own format, safely and straight into place, and writing them.
 
 The format is at https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Files are read here by hand
 instead of by `numpy.load`, so that a damaged header is refused before any memory is taken, nothing is ever unpickled,
@@ -38,6 +38,18 @@ class Header:
 
 # Says what is wrong with a header for its purpose, None for nothing.
 Check = Callable[[Header], str | None]
+
+
+def write_npy(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes the file that `numpy.save` would, byte for byte, but tells what the system says where it cannot be.
+
+    Raises:
+        OSError: with its number; `numpy.save` raises one without where a disk is full.
+    """
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def read_header(path: pathlib.Path, case: str, check: Check) -> Header:

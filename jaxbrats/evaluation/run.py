@@ -25,7 +25,8 @@ from jaxbrats.evaluation.overlays import plot_overlay
 from jaxbrats.files import read_json, write_json
 from jaxbrats.inference.network import load_network, make_predict
 from jaxbrats.inference.predictions import write_prediction
-from jaxbrats.train.checkpoints import choose_step, open_checkpoints
+from jaxbrats.locks import locked
+from jaxbrats.train.checkpoints import choose_step
 from jaxbrats.train.record import read_record
 
 # Overlays drawn for a run: enough to see good and bad cases, few enough for cohorts of thousands.
@@ -49,10 +50,18 @@ def evaluate_run(
         The summary, and what was wrong with each case that could not be scored.
 
     Raises:
-        InputError: no run, checkpoint or arrays there, arrays preprocessed otherwise than the run's, or no case that
-            can be scored.
+        InputError: no run, checkpoint or arrays there, arrays preprocessed otherwise than the run's, no case that can
+            be scored, or another evaluation of the run at work.
     """
     workdir = pathlib.Path(workdir)
+    read_record(workdir)  # before a lock is left in a folder that is no run
+    with locked(workdir, "evaluate", "an evaluation"):
+        return _evaluate(workdir, step, data_dir)
+
+
+def _evaluate(
+    workdir: pathlib.Path, step: str, data_dir: str | pathlib.Path | None
+) -> tuple[statistics.Summary, list[InputError]]:
     network = load_network(workdir, step)
     own_data = read_record(workdir).data_dir
     folder = own_data if data_dir is None else pathlib.Path(data_dir)
@@ -77,8 +86,7 @@ def is_evaluated(workdir: pathlib.Path) -> bool:
     path = workdir / "evaluation" / "summary.json"
     if not path.exists():
         return False
-    with open_checkpoints(workdir, read_only=True) as manager:
-        return read_json(path).get("step") == choose_step(manager, "best")
+    return read_json(path).get("step") == choose_step(workdir, "best")
 
 
 def case_records(data_dir: pathlib.Path, preprocessing: Preprocessing) -> Mapping[str, Any]:

@@ -65,11 +65,8 @@ def load_network(workdir: str | pathlib.Path, step: str = "best") -> Network:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
     )
-    if not (workdir / "checkpoints").is_dir():
-        raise InputError("holds no checkpoints", file=workdir, cure="Train first, or check --workdir")
-    with checkpoints.open_checkpoints(workdir, read_only=True) as manager:
-        number = checkpoints.choose_step(manager, step)
-        variables = checkpoints.restore_variables(manager, number, like)
+    number = checkpoints.choose_step(workdir, step)
+    variables = checkpoints.restore_variables(workdir, number, like)
     return Network(workdir, number, record.settings.data.preprocessing, model, variables, record.frame)
 
 

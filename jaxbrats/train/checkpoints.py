@@ -1,44 +1,54 @@
 """Orbax checkpoints: the latest two, so that a damaged one has a predecessor, and the best.
 
-    RUN/checkpoints/STEP/model       parameters and batch statistics: all that inference needs
-    RUN/checkpoints/STEP/training    step and optimiser
-    RUN/checkpoints/STEP/loader      the data loader's place, JSON
-    RUN/checkpoints/STEP/metrics     validation scores, where the checkpoint ends an epoch
+    RUN/checkpoints/STEP/model            parameters and batch statistics: all that inference needs
+    RUN/checkpoints/STEP/training         step, optimiser and how many updates were dropped
+    RUN/checkpoints/STEP/loader           the data loader's place, JSON
+    RUN/checkpoints/STEP/metrics          validation scores, where the checkpoint ends an epoch
+    RUN/checkpoints/STEP/checksums.json   sizes and checksums of these files
 
 Saving is asynchronous: arrays are copied to the host and written while training goes on. Orbax writes into a temporary
-folder and renames it when whole, so a killed run leaves no half checkpoint.
+folder and renames it when whole, so a killed run leaves no half checkpoint. Older ones are deleted after that.
 """
 
-import logging
+import contextlib
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxbrats.errors import InputError
+from jaxbrats.files import read_json
+from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
+from jaxbrats.train.orbax_errors import disk_errors, readable
 from jaxbrats.train.state import TrainState
 
 SCORE = "mean_region_dice"
+_FOLDER, _DAMAGED = "checkpoints", "damaged"
 
 
-def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Orbax warns of what is meant here: checkpoints without scores, folders opened for reading."""
-    return record.levelno > logging.WARNING or "orbax" not in record.pathname
+@contextlib.contextmanager
+def open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
+    """The manager of `workdir/checkpoints`, to train with; on leaving it waits for what is still being written.
 
+    Checkpoints that are damaged are moved to `workdir/damaged`, and said.
 
-logging.getLogger("absl").addFilter(_is_worth_telling)
-
-
-def open_checkpoints(workdir: pathlib.Path, read_only: bool = False) -> ocp.CheckpointManager:
-    """The manager of `workdir/checkpoints`; close it (or use `with`) to wait for what is still being written."""
+    Raises:
+        InputError: there are checkpoints, but none of them can be used.
+        OSError: one cannot be written.
+    """
+    folder = (workdir / _FOLDER).absolute()
+    if jax.process_index() == 0:
+        _set_aside_damaged(folder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("checkpoints verified")
     options = ocp.CheckpointManagerOptions(
-        create=not read_only,
-        read_only=read_only,
         best_fn=lambda metrics: metrics[SCORE],
-        cleanup_tmp_directories=not read_only,
+        cleanup_tmp_directories=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(n=2),
@@ -47,9 +57,15 @@ def open_checkpoints(workdir: pathlib.Path, read_only: bool = False) -> ocp.Chec
                 ),
             ]
         ),
+        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_checksums_of_new(folder)),
     )
-    folder = (workdir / "checkpoints").absolute()
-    return ocp.CheckpointManager(folder, item_names=("model", "training", "loader"), options=options)
+    with disk_errors(folder):
+        manager = ocp.CheckpointManager(folder, item_names=("model", "training", "loader"), options=options)
+    try:
+        yield manager
+    finally:
+        with disk_errors(folder):
+            manager.close()
 
 
 def save(
@@ -58,23 +74,32 @@ def save(
     loader: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Begins to save a state under its step.
+    """Begins to save a state under its step, in the place of a checkpoint that there may be of this step.
 
     Args:
         manager: From `open_checkpoints`.
         state: The state; it may be donated to the next step as soon as this returns.
         loader: The loader's place, JSON-able.
         metrics: Validation scores with `SCORE`, by which the best checkpoint is chosen.
+
+    Raises:
+        OSError: this one, or the one before, cannot be written.
     """
-    manager.save(
-        int(state.step),
-        args=ocp.args.Composite(
-            model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
-            training=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            loader=ocp.args.JsonSave(dict(loader)),
-        ),
-        metrics=None if metrics is None else dict(metrics),
-    )
+    step = int(state.step)
+    training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+    with disk_errors(manager.directory):
+        manager.wait_until_finished()
+        if step in manager.all_steps():
+            manager.delete(step)
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
+                training=ocp.args.StandardSave(training),
+                loader=ocp.args.JsonSave(dict(loader)),
+            ),
+            metrics=None if metrics is None else dict(metrics),
+        )
 
 
 def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -88,83 +113,139 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tupl
     Raises:
         InputError: the checkpoint is of another network, or cannot be read.
     """
+    folder = pathlib.Path(manager.directory) / str(step)
     model = {"params": like.params, "batch_stats": like.batch_stats}
-    training = {"step": like.step, "opt_state": like.opt_state}
-    _check_same_network(manager, step, model)
-    items = _restore(
-        manager,
-        step,
-        model=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, model)),
-        training=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, training)),
-        loader=ocp.args.JsonRestore(),
-    )
-    state = TrainState(
-        items["training"]["step"],
-        items["model"]["params"],
-        items["model"]["batch_stats"],
-        items["training"]["opt_state"],
-    )
-    return state, items["loader"]
+    training = {"step": like.step, "opt_state": like.opt_state, "skipped": like.skipped}
+    _check_same_network(folder, model)
+    with readable(folder):
+        items = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, model)),
+                training=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, training)),
+                loader=ocp.args.JsonRestore(),
+            ),
+        )
+    return TrainState(**items["model"], **items["training"]), items["loader"]
 
 
-def restore_variables(manager: ocp.CheckpointManager, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+def restore_variables(workdir: pathlib.Path, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
     """Reads what inference needs: `{"params", "batch_stats"}`, shaped and placed as `like`.
 
     Raises:
-        InputError: the checkpoint is of another network, or cannot be read.
+        InputError: the checkpoint is damaged or of another network.
     """
-    _check_same_network(manager, step, like)
+    folder = (workdir / _FOLDER / str(step)).absolute()
+    with _naming_others(workdir, step):
+        verify(folder)
+    _check_same_network(folder, like)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
-    return _restore(manager, step, model=ocp.args.StandardRestore(target))["model"]
+    with readable(folder), _reader() as reader:
+        return reader.restore(folder / "model", target)
 
 
-def choose_step(manager: ocp.CheckpointManager, which: str) -> int:
+def choose_step(workdir: pathlib.Path, which: str) -> int:
     """The step that 'best', 'latest' or a number names.
 
     Raises:
-        InputError: there is no such checkpoint; the message lists those there are.
+        InputError: there is no such checkpoint; the message lists those there are. Or the scores of one are damaged, so
+            that the best cannot be told.
     """
-    steps = sorted(manager.all_steps())
+    folder = workdir / _FOLDER
+    steps = _steps(folder)
     if not steps:
-        raise InputError("there is no checkpoint here", file=manager.directory, cure="Train first, or check --workdir")
+        raise InputError("there is no checkpoint here", file=folder, cure="Train first, or check --workdir")
     if which == "latest":
         return steps[-1]
     if which == "best":
-        best = manager.best_step()
-        return steps[-1] if best is None else best
+        scores = {}
+        for step in steps:
+            with _naming_others(workdir, step):
+                verify(folder / str(step), part="metrics/")
+            if has_scores(workdir, step):
+                scores[step] = float(read_json(folder / str(step) / "metrics" / "metrics")[SCORE])
+        # Of equals the latest, which is the one that Orbax keeps.
+        return max(scores, key=lambda step: (scores[step], step)) if scores else steps[-1]
     if which.isdecimal() and int(which) in steps:
         return int(which)
     raise InputError(
         f"there is no checkpoint '{which}'",
-        file=manager.directory,
+        file=folder,
         cure=f"Take best, latest or one of {', '.join(map(str, steps))}",
     )
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
-    try:
-        return manager.restore(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax, tensorstore and the file system each raise their own
-        raise InputError(
-            f"the checkpoint cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})",
-            file=manager.directory / str(step),
-            cure="Name another one with --step, or delete this folder to go on from the one before it",
-        ) from error
+def has_scores(workdir: pathlib.Path, step: int) -> bool:
+    """Whether a checkpoint was saved with validation scores."""
+    return (workdir / _FOLDER / str(step) / "metrics" / "metrics").exists()
 
 
-def _check_same_network(manager: ocp.CheckpointManager, step: int, model: Mapping[str, Any]) -> None:
-    """Compares the saved parameters' names and shapes with the network's, which Orbax reports less clearly."""
-    folder = manager.directory / str(step)
-    try:
-        with ocp.StandardCheckpointer() as reader:
-            saved = reader.metadata(folder / "model")
-        found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in _leaves(saved.item_metadata.tree)}
-    except Exception as error:
+def _steps(folder: pathlib.Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
+
+
+def _write_checksums_of_new(folder: pathlib.Path) -> None:
+    """Orbax calls this when all of a checkpoint is written, before it takes the temporary name away."""
+    if jax.process_index() == 0:
+        for new in folder.glob("*.orbax-checkpoint-tmp*"):
+            write_checksums(new)
+
+
+def _set_aside_damaged(folder: pathlib.Path) -> None:
+    steps = _steps(folder)
+    damages = {}
+    for step in steps:
+        try:
+            verify(folder / str(step))
+        except DamagedCheckpointError as damage:
+            damages[step] = damage
+    if damages and len(damages) == len(steps):
         raise InputError(
-            f"the checkpoint cannot be read ({type(error).__name__})",
+            f"none of the checkpoints can be used: {'; '.join(map(str, damages.values()))}",
             file=folder,
-            cure="Name another one with --step, or delete this folder to go on from the one before it",
-        ) from error
+            cure="Restore one from a backup, or delete this folder to train from the beginning",
+        )
+    for step, damage in damages.items():
+        aside = folder.parent / _DAMAGED / str(step)
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = aside.with_name(f"{step}-{number}")
+        aside.parent.mkdir(exist_ok=True)
+        (folder / str(step)).rename(aside)
+        left = ", ".join(str(step) for step in steps if step not in damages)
+        print(f"checkpoint {step} is damaged ({damage}) and was moved to {aside}; left: {left}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _naming_others(workdir: pathlib.Path, step: int) -> Iterator[None]:
+    """Says of a damaged checkpoint which others could be taken."""
+    try:
+        yield
+    except DamagedCheckpointError as damage:
+        others = [str(other) for other in _steps(workdir / _FOLDER) if other != step]
+        cure = f"name another one with --step: {', '.join(others)}" if others else "train again"
+        raise DamagedCheckpointError(
+            f"checkpoint {step} is damaged ({damage})",
+            file=workdir,
+            cure=f"Restore it from a backup, or {cure}",
+        ) from damage
+
+
+def _reader() -> ocp.StandardCheckpointer:
+    """Reads for this process alone, whatever the other hosts of a run do meanwhile."""
+    this = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"reader_{this}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
+
+
+def _check_same_network(folder: pathlib.Path, model: Mapping[str, Any]) -> None:
+    """Compares the saved parameters' names and shapes with the network's, which Orbax reports less clearly."""
+    with readable(folder), _reader() as reader:
+        saved = reader.metadata(folder / "model").item_metadata.tree
+    found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in _leaves(saved)}
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in _leaves(model)}
     for name in sorted(expected.keys() | found.keys()):
         if tuple(expected.get(name, ())) != tuple(found.get(name, ())) or (name in expected) != (name in found):

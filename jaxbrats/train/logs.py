@@ -1,15 +1,18 @@
 """What a run writes about itself while it trains: `metrics.jsonl`, and TensorBoard events where tensorboardX is
 installed.
 
-One JSON object a line, as design has it: step, epoch, split, loss, dice, iou, accuracy and, by split, lr, seconds,
-region_dice. A resumed run cuts off the lines after the step it goes on from, so the file reads as if nothing had
-happened.
+One JSON object a line, as design has it: step, epoch, split, loss (null where it is not finite), dice, iou, accuracy
+and, by split, lr, skipped, seconds, region_dice. A resumed run cuts off the lines after the step it goes on from, so
+the file reads as if nothing had happened.
 """
 
+import contextlib
+import importlib.util
 import json
+import os
 import pathlib
+import time
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 from jaxbrats.files import write_text
@@ -36,25 +39,35 @@ class MetricsLog:
     Args:
         workdir: The run's folder.
         resume_step: Step the run goes on from; later records are cut off first. 0 begins anew.
+
+    Raises:
+        OSError: a file cannot be written.
     """
 
     def __init__(self, workdir: pathlib.Path, resume_step: int) -> None:
-        path = workdir / "metrics.jsonl"
-        kept = [record for record in _whole_lines(path) if record["step"] <= resume_step] if resume_step else []
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = path.open("a", encoding="utf-8")
-        tensorboard = _tensorboard()
-        self._events = (
-            tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1) if tensorboard else None
-        )
+        self._path = workdir / "metrics.jsonl"
+        kept = [record for record in _whole_lines(self._path) if record["step"] <= resume_step] if resume_step else []
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        # Unbuffered, so that the operating system has every line at once and keeps it even if the process is killed.
+        self._file = self._path.open("ab", buffering=0)
+        self._events = _open_events(workdir / "tensorboard", resume_step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends one record and hands it to the operating system, which keeps it even if the process is killed."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._events:
-            for name, value in _scalars(record):
-                self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+        """Appends one record: all of its line, or nothing where the disk is full.
+
+        Raises:
+            OSError: naming the file.
+        """
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            if (written := self._file.write(line)) < len(line):
+                self._file.write(line[written:])  # says why there was no room for it
+            if self._events:
+                self._events.write(record)
+        except OSError as error:
+            self._file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Closes the files."""
@@ -63,17 +76,42 @@ class MetricsLog:
             self._events.close()
 
 
+class _Events:
+    """TensorBoard's file of events. Written in this thread: tensorboardX's own SummaryWriter waits for ever for its
+    thread where that met a full disk.
+    """
+
+    def __init__(self, folder: pathlib.Path, first_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(exist_ok=True)
+        self._event = Event
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # Hides what an earlier start wrote of this step and later ones.
+        self._writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, record: dict[str, Any]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in _scalars(record):
+            summary = scalar(f"{record['split']}/{name}", value)
+            self._writer.write_event(self._event(wall_time=time.time(), step=record["step"], summary=summary))
+        if record["split"] == "val":
+            self._writer.flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # said already, by what could not be written before
+            self._writer.close()
+
+
+def _open_events(folder: pathlib.Path, first_step: int) -> _Events | None:
+    return _Events(folder, first_step) if importlib.util.find_spec("tensorboardX") else None
+
+
 def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in record.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{name}/")
         elif isinstance(value, float):
             yield prefix + name, value
-
-
-def _tensorboard() -> ModuleType | None:
-    try:
-        import tensorboardX
-    except ImportError:
-        return None
-    return tensorboardX

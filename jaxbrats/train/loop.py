@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import math
 import pathlib
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ from jaxbrats.data.labels import LABEL_NAMES, REGIONS
 from jaxbrats.data.loader import loader_position, training_batches, validation_batches
 from jaxbrats.errors import InputError
 from jaxbrats.model import scores
+from jaxbrats.signals import Interrupted, StopFlag, stop_flag
 from jaxbrats.train import checkpoints
-from jaxbrats.train.interrupt import Interrupted, stop_flag
+from jaxbrats.train.clock import Clock
 from jaxbrats.train.logs import MetricsLog, read_metrics
 from jaxbrats.train.mesh import batch_shapes, make_mesh, put_batch, replicate
 from jaxbrats.train.settings import Settings
@@ -91,6 +92,20 @@ def train(
             loss that is not finite.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
+    with stop_flag() as stop:
+        outcome = _train(settings, training, validation, workdir, stop)
+    if stop.number:  # it came when all was done
+        raise Interrupted(stop.number, outcome.step)
+    return outcome
+
+
+def _train(
+    settings: Settings,
+    training: Sequence[ArrayCase],
+    validation: Sequence[ArrayCase],
+    workdir: pathlib.Path,
+    stop: StopFlag,
+) -> Outcome:
     mesh = make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size)
     plan = Plan(len(training), settings.batch_size, settings.num_epochs)
     model = make_model(settings)
@@ -103,38 +118,61 @@ def train(
     key = replicate(mesh, jax.random.key(settings.seed))
     place = loader_position(training, settings.seed)
 
-    with checkpoints.open_checkpoints(workdir) as manager, stop_flag() as stop:
+    with checkpoints.open_checkpoints(workdir) as manager:
         if manager.latest_step() is not None:
             state, saved_place = checkpoints.restore(manager, manager.latest_step(), state)
             _check_place(saved_place, place, workdir)
         start = int(state.step)
-        if start >= plan.total_steps:
+        unscored = start > 0 and plan.ends_epoch(start) and not checkpoints.has_scores(workdir, start)
+        if start >= plan.total_steps and not unscored:
             return Outcome(start, trained=False)
-        step_function = jit_train_step(mesh, model, optimizer, loss).lower(state, shapes, key).compile()
+        if start:
+            print(f"going on after step {start} of {plan.total_steps}", flush=True)
+        step_function = jit_train_step(mesh, model, optimizer, loss, settings.skip_nonfinite)
+        step_function = step_function.lower(state, shapes, key).compile()
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
         log = MetricsLog(workdir, start)
-        clock = _Clock(read_metrics(workdir))
+        clock = Clock(read_metrics(workdir))
         bar = tqdm(total=plan.total_steps, initial=start, desc="training", unit="step", dynamic_ncols=True)
 
         def report(step: int, metrics: StepMetrics, index: np.ndarray) -> None:
             metrics = jax.device_get(metrics)
-            if not np.isfinite(metrics.loss):
-                names = ", ".join(training[case].name for case in index)
-                raise InputError(
-                    f"the loss of step {step} is {metrics.loss} (cases {names}); the last good checkpoint is kept",
-                    cure="Look at these cases, lower config.learning_rate or train in float32",
-                )
-            record = {
-                "step": step,
-                "epoch": plan.epochs_completed(step - 1) + 1,
-                "split": "train",
-                **_scores_by_name(metrics.loss, metrics.dice, metrics.iou, metrics.accuracy),
-                "lr": float(learning_rate(step - 1)),
-                "seconds": clock.seconds(),
-            }
-            log.write(record)
+            skipped = int(metrics.skipped)
+            if not metrics.finite:
+                where = f"step {step}, whose loss is {metrics.loss:.6g} (cases {_names(training, index)})"
+                if not settings.skip_nonfinite:
+                    raise InputError(
+                        f"the update of {where}, is not finite; the last good checkpoint is kept",
+                        cure="Look at these cases, lower config.learning_rate, train in float32 or set "
+                        "config.skip_nonfinite",
+                    )
+                bar.write(f"not finite and dropped: the update of {where}; {skipped} so far", file=sys.stderr)
+            log.write(
+                {
+                    "step": step,
+                    "epoch": plan.epochs_completed(step - 1) + 1,
+                    "split": "train",
+                    **_scores_by_name(metrics.loss, metrics.dice, metrics.iou, metrics.accuracy),
+                    # The schedule counts the updates made.
+                    "lr": float(learning_rate(step - 1 - skipped + (not metrics.finite))),
+                    "skipped": skipped,
+                    "seconds": clock.seconds(),
+                }
+            )
             bar.update()
-            bar.set_postfix({**bar_scores, "loss": f"{record['loss']:.4f}"}, refresh=False)
+            bar.set_postfix({**bar_scores, "loss": f"{metrics.loss:.4f}"}, refresh=False)
+
+        def finish_epoch(step: int, state: TrainState) -> dict[str, float] | None:
+            """Validates; returns the score to choose the best checkpoint by, None where a signal cut it short."""
+            result = _validate(validation_function, state, validation, settings, mesh, stop)
+            if result is None:
+                return None
+            epoch = plan.epochs_completed(step)
+            waited = {"data_wait": clock.share_waited(), "seconds": clock.seconds()}
+            log.write({"step": step, "epoch": epoch, "split": "val", **result, **waited})
+            bar_scores["val_dice"] = f"{result[checkpoints.SCORE]:.3f}"
+            bar.set_description(f"epoch {epoch}/{plan.num_epochs}")
+            return {checkpoints.SCORE: result[checkpoints.SCORE]}
 
         bar_scores: dict[str, str] = {}
         batches = training_batches(
@@ -148,6 +186,13 @@ def train(
         )
         try:
             with batches:
+                if unscored:  # a signal came during its validation
+                    if result := finish_epoch(start, state):
+                        checkpoints.save(manager, state, place, result)
+                    if stop.number:
+                        raise Interrupted(stop.number, start)
+                    if start == plan.total_steps:
+                        return Outcome(start, trained=True)
                 pending = None
                 for step, (index, batch) in enumerate(
                     _ahead(clock.timed(batches), lambda batch: (batch["index"], put_batch(mesh, batch))), start + 1
@@ -162,15 +207,7 @@ def train(
                         continue
                     report(*pending)
                     pending = None
-                    result = None
-                    if ends_epoch:
-                        result = _validate(validation_function, state, validation, settings, mesh)
-                        epoch = plan.epochs_completed(step)
-                        waited = {"data_wait": clock.share_waited(), "seconds": clock.seconds()}
-                        log.write({"step": step, "epoch": epoch, "split": "val", **result, **waited})
-                        bar_scores["val_dice"] = f"{result[checkpoints.SCORE]:.3f}"
-                        bar.set_description(f"epoch {epoch}/{plan.num_epochs}")
-                    checkpoints.save(manager, state, place, result and {checkpoints.SCORE: result[checkpoints.SCORE]})
+                    checkpoints.save(manager, state, place, finish_epoch(step, state) if ends_epoch else None)
                     if stop.number:
                         raise Interrupted(stop.number, step)
                     if step == plan.total_steps:
@@ -187,12 +224,18 @@ def _validate(
     cases: Sequence[ArrayCase],
     settings: Settings,
     mesh: jax.sharding.Mesh,
-) -> dict[str, Any]:
-    """Loss and scores over the validation cases, each the mean over cases."""
+    stop: StopFlag,
+) -> dict[str, Any] | None:
+    """Loss and scores over the validation cases, each the mean over cases; None where a signal came meanwhile: many
+    cases take longer than a batch system waits.
+    """
     results = []
     batches = validation_batches(cases, batch_size=settings.batch_size)
     with batches:
         for valid, batch in _ahead(batches, lambda batch: (batch["valid"], put_batch(mesh, batch))):
+            # Of several hosts one alone must not leave the others waiting at the next batch.
+            if stop.number and jax.process_count() == 1:
+                return None
             results.append((valid, step(state, batch)))
     results = [jax.tree.map(lambda rows, valid=valid: rows[valid], jax.device_get(case)) for valid, case in results]
     case = jax.tree.map(lambda *rows: np.concatenate(rows), *results)
@@ -214,11 +257,15 @@ def _validate(
 def _scores_by_name(loss: Any, dice: Any, iou: Any, accuracy: Any) -> dict[str, Any]:
     """The entries that training and validation records share."""
     return {
-        "loss": float(loss),
+        "loss": float(loss) if np.isfinite(loss) else None,
         "dice": dict(zip(LABEL_NAMES, map(float, dice), strict=True)),
         "iou": dict(zip(LABEL_NAMES, map(float, iou), strict=True)),
         "accuracy": float(accuracy),
     }
+
+
+def _names(cases: Sequence[ArrayCase], index: np.ndarray) -> str:
+    return ", ".join(cases[case].name for case in index)
 
 
 def _ahead(items: Iterable[Any], send: Callable[[Any], Any]) -> Iterator[Any]:
@@ -240,38 +287,3 @@ def _check_place(saved: dict[str, Any], expected: dict[str, Any], workdir: pathl
                 file=workdir,
                 cure="Give it the data and seed it began with, or another --workdir",
             )
-
-
-class _Clock:
-    """Seconds of training over all the starts of a run, and how much of them the loop waited for data.
-
-    Args:
-        records: What earlier starts logged; their last 'seconds' is where this one begins.
-    """
-
-    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
-        self._begun = time.monotonic() - max((record.get("seconds", 0.0) for record in records), default=0.0)
-        self._since = time.monotonic()
-        self._waited = 0.0
-
-    def seconds(self) -> float:
-        """Seconds of training so far."""
-        return round(time.monotonic() - self._begun, 3)
-
-    def timed(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Passes items on, counting the time until each came."""
-        iterator = iter(items)
-        while True:
-            asked = time.monotonic()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            self._waited += time.monotonic() - asked
-            yield item
-
-    def share_waited(self) -> float:
-        """Share of the time since the last call that the loop waited for the loader."""
-        share = self._waited / max(time.monotonic() - self._since, 1e-9)
-        self._since, self._waited = time.monotonic(), 0.0
-        return round(share, 4)

@@ -25,7 +25,7 @@ _PACKAGES = ("jaxbrats", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 
 # What may differ when a run goes on: how long, how often saved, and on which machine, but nothing that its results
 # follow from. A batch split over other devices is the same batch.
-_MAY_CHANGE = ("num_epochs", "checkpoint", "mesh", "gpu_memory_fraction", "conv", "remat")
+_MAY_CHANGE = ("num_epochs", "checkpoint", "mesh", "gpu_memory_fraction", "conv", "remat", "skip_nonfinite")
 _MAY_CHANGE_IN_DATA = ("dir", "raw_dir", "workers")
 
 

@@ -4,8 +4,10 @@ A config file gives values to these names and no others: an unknown name, a wron
 are refused here, before anything is read or compiled.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -113,6 +115,7 @@ class Settings:
         remat: Whether activations are computed again in the backward pass, for less memory.
         conv: Algorithm of the convolutions; see `jaxbrats.model.conv`.
         gpu_memory_fraction: Share of each GPU's memory that JAX may take.
+        skip_nonfinite: Whether an update that is not finite is dropped and counted; else it ends the run.
     """
 
     seed: int = 0
@@ -124,6 +127,7 @@ class Settings:
     remat: bool = False
     conv: str = "auto"
     gpu_memory_fraction: float = 0.9
+    skip_nonfinite: bool = False
     mesh: Mesh = Mesh()
     data: Data = Data()
     model: Model = Model()
@@ -141,18 +145,44 @@ def from_config(config: ConfigDict | Mapping[str, Any]) -> Settings:
     Raises:
         InputError: an unknown name (with the nearest right one), a wrong type, or values that cannot go together.
     """
-    settings = _build(Settings, config.to_dict() if isinstance(config, ConfigDict) else config, "config")
+    settings = parse(config.to_dict() if isinstance(config, ConfigDict) else config)
     check(settings)
     return settings
 
 
+def parse(values: Mapping[str, Any]) -> Settings:
+    """Settings of the right names and types, not yet checked for making sense together.
+
+    Raises:
+        InputError: an unknown name or a wrong type.
+    """
+    return _build(Settings, values, "config")
+
+
+def type_of(name: str) -> Any:
+    """The type of a setting by its dotted name, 'config.data.crop'; of a group of settings, its dataclass.
+
+    Raises:
+        InputError: there is no such setting; names the nearest.
+    """
+    kind, path = Settings, "config"
+    for part in name.split(".")[1:]:
+        kind = _field(kind, part, path)
+        path = f"{path}.{part}"
+    return kind
+
+
+def _field(cls: Any, name: str, path: str) -> Any:
+    fields = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+        cure = f"Did you mean {path}.{near[0]}?" if near else f"{path} has: {', '.join(fields) or 'no parts'}"
+        raise InputError(f"{path}.{name} is not a setting", cure=cure)
+    return fields[name]
+
+
 def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
-    fields = {field.name: typing.get_type_hints(cls)[field.name] for field in dataclasses.fields(cls)}
-    for name in values:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-            cure = f"Did you mean {path}.{near[0]}?" if near else f"{path} has: {', '.join(fields)}"
-            raise InputError(f"{path}.{name} is not a setting", cure=cure)
+    fields = {name: _field(cls, name, path) for name in values}
     return cls(**{name: _convert(fields[name], value, f"{path}.{name}") for name, value in values.items()})
 
 
@@ -168,12 +198,21 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             value = (value,)
         # On the command line a tuple of names arrives as one string in a tuple.
         parts = [part for one in value for part in (one.split(",") if isinstance(one, str) else [one])]
-        return tuple(_convert(item, part.strip() if isinstance(part, str) else part, path) for part in parts)
+        return tuple(_convert(item, _number(item, part), path) for part in parts)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise InputError(f"{path} must be of type {kind.__name__}; it is {value!r}")
     return value
+
+
+def _number(kind: type, part: Any) -> Any:
+    """A part of such a string as what it stands for; left as it is where it stands for nothing."""
+    part = part.strip().strip("()") if isinstance(part, str) else part
+    if kind in (int, float) and isinstance(part, str):
+        with contextlib.suppress(ValueError):
+            return kind(part)
+    return part
 
 
 def check(settings: Settings) -> None:
@@ -186,16 +225,32 @@ def check(settings: Settings) -> None:
     model, data, loss = settings.model, settings.data, settings.loss
     for name in ("batch_size", "num_epochs"):
         need(getattr(settings, name) >= 1, f"{name} must be at least 1", getattr(settings, name))
-    need(settings.learning_rate > 0, "learning_rate must be above 0", settings.learning_rate)
+    need(settings.seed >= 0, "seed must be 0 or more", settings.seed)
+    need(0 < settings.learning_rate < math.inf, "learning_rate must be above 0 and finite", settings.learning_rate)
     need(settings.schedule in ("constant", "cosine"), "schedule is constant or cosine", settings.schedule)
     need(settings.dtype in ("float32", "bfloat16"), "dtype is float32 or bfloat16", settings.dtype)
     need(settings.conv in METHODS, f"conv is one of {', '.join(METHODS)}", settings.conv)
     need(0 < settings.gpu_memory_fraction <= 1, "gpu_memory_fraction is above 0, up to 1", settings.gpu_memory_fraction)
     need(settings.mesh.data >= 1 or settings.mesh.data == -1, "mesh.data is -1 or at least 1", settings.mesh.data)
     need(settings.mesh.space >= 1, "mesh.space must be at least 1", settings.mesh.space)
+    need(
+        settings.batch_size % max(settings.mesh.data, 1) == 0,
+        f"batch_size must be a multiple of the {settings.mesh.data} devices of mesh.data",
+        settings.batch_size,
+    )
+    need(
+        data.preprocessing.crop[0] % settings.mesh.space == 0,
+        f"data.crop must be divisible along its first axis by the {settings.mesh.space} devices of mesh.space",
+        data.crop,
+    )
+    need(data.split_seed >= 0, "data.split_seed must be 0 or more", data.split_seed)
     need(0 < data.val_fraction < 1, "data.val_fraction lies between 0 and 1", data.val_fraction)
     need(data.synthetic_cases >= 0, "data.synthetic_cases must be 0 or more", data.synthetic_cases)
-    need(len(data.synthetic_shape) == 3, "data.synthetic_shape needs three sizes", data.synthetic_shape)
+    need(
+        len(data.synthetic_shape) == 3 and min(data.synthetic_shape) >= 16,
+        "data.synthetic_shape needs three sizes of 16 or more",
+        data.synthetic_shape,
+    )
     need(data.workers >= 0, "data.workers must be 0 or more", data.workers)
     need(len(model.features) >= 1 and min(model.features) >= 1, "model.features needs positive numbers", model.features)
     need(model.norm in NORMS, f"model.norm is one of {', '.join(NORMS)}", model.norm)
@@ -212,8 +267,9 @@ def check(settings: Settings) -> None:
         loss.class_weights,
     )
     need(min(loss.dice_weight, loss.focal_weight) >= 0, "loss weights must be 0 or more", loss)
-    need(loss.dice_weight + loss.focal_weight > 0, "loss needs one weight above 0", loss)
-    need(loss.gamma >= 0, "loss.gamma must be 0 or more", loss.gamma)
+    need(0 < loss.dice_weight + loss.focal_weight < math.inf, "loss needs one weight above 0, none infinite", loss)
+    need(0 <= loss.gamma < math.inf, "loss.gamma must be 0 or more", loss.gamma)
+    need(0 <= loss.alpha < math.inf, "loss.alpha must be 0 or more", loss.alpha)
     need(settings.checkpoint.every_steps >= 0, "checkpoint.every_steps must be 0 or more", settings.checkpoint)
     factor = 2 ** (len(model.features) - 1)
     need(

@@ -22,12 +22,14 @@ class TrainState:
         params: The network's parameters, float32.
         batch_stats: Running statistics of batch normalisation; empty with other norms.
         opt_state: The optimiser's.
+        skipped: How many of the steps changed nothing because loss or update were not finite, int32 scalar.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    skipped: jax.Array
 
 
 def make_model(settings: Settings) -> UNet3D:
@@ -74,6 +76,7 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: 
     def init(key: jax.Array) -> TrainState:
         variables = model.init(key, jnp.zeros((1, edge, edge, edge, channels), jnp.float32))
         params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, variables.get("batch_stats", {}), optimizer.init(params), zero)
 
     return init(jax.random.key(seed))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -20,12 +21,17 @@ LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class StepMetrics(NamedTuple):
-    """Of one training batch: scalars, and `(C,)` for each class."""
+    """Of one training batch: scalars, and `(C,)` for each class.
+
+    `finite` tells whether the loss and the update are; `skipped` counts the updates dropped so far.
+    """
 
     loss: jax.Array
     dice: jax.Array
     iou: jax.Array
     accuracy: jax.Array
+    finite: jax.Array
+    skipped: jax.Array
 
 
 class CaseMetrics(NamedTuple):
@@ -56,8 +62,13 @@ def train_step(
     state: TrainState,
     batch: Batch,
     key: jax.Array,
+    skip_nonfinite: bool = False,
 ) -> tuple[TrainState, StepMetrics]:
-    """One update. The key is the run's; the step's own is made from it and the step's number."""
+    """One update. The key is the run's; the step's own is made from it and the step's number.
+
+    With `skip_nonfinite`, an update whose loss or result is not finite is dropped on the device: the parameters, the
+    batch statistics and the optimiser stay as they were.
+    """
     dropout_key = jax.random.fold_in(key, state.step)
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -74,10 +85,32 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     counts = jax.tree.map(lambda cases: cases.sum(0), scores.count(logits, batch["labels"]))
+    updated = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+    finite = is_finite(loss, gradients, batch_stats)
+    if skip_nonfinite:
+        unchanged = state.replace(step=state.step + 1, skipped=state.skipped + 1)
+        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged)
     metrics = StepMetrics(
-        loss, scores.class_dice(counts.confusion), scores.class_iou(counts), scores.accuracy(counts.confusion)
+        loss,
+        scores.class_dice(counts.confusion),
+        scores.class_iou(counts),
+        scores.accuracy(counts.confusion),
+        finite,
+        updated.skipped,
     )
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    return updated, metrics
+
+
+def is_finite(loss: jax.Array, gradients: Any, batch_stats: Any) -> jax.Array:
+    """Whether an update leaves only finite numbers behind: a boolean scalar.
+
+    A finite loss may have gradients that are not, and those would spoil every step after this one. So would gradients
+    whose squares overflow, which Adam keeps. Looking at the gradients instead of all that follows from them costs next
+    to nothing, because they are being read anyway.
+    """
+    largest = float(np.sqrt(np.finfo(np.float32).max))
+    parts = [jnp.all(jnp.abs(leaf) < largest) for leaf in jax.tree.leaves((gradients, batch_stats))]
+    return jnp.all(jnp.stack([jnp.isfinite(loss), *parts]))
 
 
 def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:
@@ -88,12 +121,16 @@ def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainS
 
 
 def jit_train_step(
-    mesh: Mesh, model: nn.Module, optimizer: optax.GradientTransformation, loss_function: LossFunction
+    mesh: Mesh,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss_function: LossFunction,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        return train_step(model, optimizer, loss_function, state, batch, key)
+        return train_step(model, optimizer, loss_function, state, batch, key, skip_nonfinite)
 
     whole = replicated(mesh)
     return jax.jit(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jaxbrats.data import manifest as manifests
 from jaxbrats.data.arrays import ArrayCase, array_shape, find_arrays, fingerprint, read_image, read_labels
+from jaxbrats.data.npy import write_npy
 from jaxbrats.data.preprocess import Preprocessing
 from jaxbrats.errors import InputError
 
@@ -372,3 +373,10 @@ def test_any_damage_is_refused_or_harmless(tmp_path, flips, length):
     else:
         assert labels.dtype == np.uint8
         assert labels.max() <= 3
+
+
+@pytest.mark.parametrize("array", [IMAGE, LABELS, IMAGE[::2, :, 1:], np.asfortranarray(LABELS)], ids=range(4))
+def test_arrays_are_written_as_numpy_does(tmp_path, array):
+    write_npy(tmp_path / "ours.npy", array)
+    np.save(tmp_path / "theirs.npy", np.ascontiguousarray(array))
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()

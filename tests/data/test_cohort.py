@@ -210,7 +210,7 @@ def test_two_runs_do_not_mix(folders, monkeypatch):
     first = threading.Thread(target=run, args=(folders,))
     first.start()
     assert started.wait(10)
-    with pytest.raises(InputError, match="another preprocess run is at work"):
+    with pytest.raises(InputError, match="a preprocess run is at work in this folder already: process "):
         run(folders)
     goes_on.set()
     first.join()
@@ -238,7 +238,7 @@ def test_a_full_disk_stops_the_run(folders, monkeypatch):
     def full(path, array):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(cohort, "write_npy", full)
     with pytest.raises(OSError, match="No space left"):
         run(folders)
 

@@ -4,7 +4,7 @@ import runpy
 import pytest
 
 from jaxbrats.errors import InputError
-from jaxbrats.train.settings import Settings, from_config
+from jaxbrats.train.settings import Settings, from_config, type_of
 
 
 @pytest.mark.parametrize("name", ["unet3d", "quickstart"])
@@ -34,10 +34,19 @@ def test_a_record_reads_back():
     assert from_config(settings.to_dict()) == settings
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("config.seed", int), ("config.data.crop", tuple[int, ...]), ("config.mesh.data", int), ("config.remat", bool)],
+)
+def test_types_of_settings(name, kind):
+    assert type_of(name) == kind
+
+
 def test_names_on_the_command_line_arrive_as_one_string():
     assert from_config({"data": {"modalities": ("t2f,t1n",)}}).data.modalities == ("t2f", "t1n")
     assert from_config({"model": {"dropout": 0.2}}).model.dropout == (0.2,)
     assert from_config({"learning_rate": 1}).learning_rate == 1.0
+    assert from_config({"data": {"crop": ("32, 48,64",)}}).data.crop == (32, 48, 64)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +69,23 @@ def test_names_on_the_command_line_arrive_as_one_string():
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),
         ({"conv": "fast"}, "conv is one of auto, direct"),
         ({"dtype": "float16"}, "dtype is float32 or bfloat16"),
+        ({"batch_size": 3, "mesh": {"data": 2}}, "batch_size must be a multiple of the 2 devices of mesh.data"),
+        (
+            {"data": {"crop": (48, 32, 32)}, "mesh": {"space": 5}},
+            "crop must be divisible along its first axis by the 5",
+        ),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"data": {"split_seed": -1}}, "data.split_seed must be 0 or more"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0 and finite"),
+        ({"learning_rate": float("inf")}, "learning_rate must be above 0 and finite"),
+        ({"skip_nonfinite": 1}, "config.skip_nonfinite must be of type bool"),
+        ({"num_epochs": 0}, "num_epochs must be at least 1"),
+        ({"loss": {"dice_weight": 0, "focal_weight": 0}}, "loss needs one weight above 0"),
+        ({"loss": {"class_weights": (0, 0, 0, 0)}}, "loss.class_weights needs 4 weights, 0 or more and not all 0"),
+        ({"data": {"synthetic_shape": (8, 64, 64)}}, "synthetic_shape needs three sizes of 16 or more"),
+        ({"data": {"val_fraction": 1.0}}, "val_fraction lies between 0 and 1"),
+        ({"model": {"features": ()}}, "model.features needs positive numbers"),
+        ({"colour": "red"}, "config.colour is not a setting"),
     ],
 )
 def test_mistakes_are_named(config, message):

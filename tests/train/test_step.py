@@ -13,7 +13,7 @@ from jaxbrats.model.losses import categorical_focal_loss, dice_loss
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
 from jaxbrats.train.settings import Loss, Model, Settings
 from jaxbrats.train.state import init_state, make_model, make_optimizer, make_schedule
-from jaxbrats.train.step import jit_train_step, jit_validation_step, make_loss
+from jaxbrats.train.step import is_finite, jit_train_step, jit_validation_step, make_loss
 
 SETTINGS = Settings(batch_size=2, conv="direct", model=Model(features=(4, 6), norm="instance", dropout=(0.0,)))
 
@@ -52,6 +52,45 @@ def test_a_step_is_adam_on_the_sum_of_both_losses(parts):
     np.testing.assert_allclose(metrics.loss, expected_loss, rtol=1e-6)
     moved = jax.tree.map(lambda a, b: float(np.mean(np.abs(a - b) < 1e-4)), new.params, expected)
     assert min(jax.tree.leaves(moved)) > 0.95  # a gradient near 0 has no certain sign
+
+
+def test_an_update_that_is_not_finite_is_seen_and_dropped(parts):
+    model, optimizer, _ = parts
+    mesh = make_mesh(1, 1, 2)
+
+    def loss(logits, labels):
+        infinite_gradient = jnp.sqrt(jnp.where(jnp.all(labels == 3), 0.0, 1.0) * jnp.sum(logits**2))
+        return infinite_gradient + jnp.where(jnp.all(labels == 2), jnp.nan, 0.0)
+
+    steps = {skip: jit_train_step(mesh, model, optimizer, loss, skip) for skip in (False, True)}
+    before = init_state(model, optimizer, 0, 3)
+
+    def after(skip, labels):
+        batch = batch_of() | {"labels": np.full((2, 8, 8, 8), labels, np.uint8)}
+        state = replicate(mesh, jax.tree.map(np.array, before))
+        return steps[skip](state, put_batch(mesh, batch), replicate(mesh, jax.random.key(0)))
+
+    for labels, loss_is_finite in ((3, True), (2, False)):
+        kept, metrics = after(True, labels)
+        assert not metrics.finite
+        assert bool(np.isfinite(metrics.loss)) == loss_is_finite
+        assert (int(kept.step), int(kept.skipped), int(metrics.skipped)) == (1, 1, 1)
+        jax.tree.map(np.testing.assert_array_equal, (before.params, before.opt_state), (kept.params, kept.opt_state))
+        assert not after(False, labels)[1].finite
+    assert not np.isfinite(after(False, 3)[0].params["bottom"]["conv_0"]["kernel"]).all()
+    good, metrics = after(True, 1)
+    assert metrics.finite
+    assert int(good.skipped) == 0
+    jax.tree.map(np.testing.assert_array_equal, good, after(False, 1)[0])
+
+
+def test_gradients_that_adam_cannot_square_are_not_finite():
+    good = {"a": jnp.array([1e19, -1e19]), "b": jnp.zeros(3)}
+    assert is_finite(jnp.array(1.0), good, {})
+    for bad in (jnp.nan, jnp.inf, -2e19):
+        assert not is_finite(jnp.array(1.0), good | {"b": jnp.array([0.0, bad])}, {})
+        assert not is_finite(jnp.array(1.0), good, {"mean": jnp.array([bad])})
+    assert not is_finite(jnp.array(jnp.inf), good, {})
 
 
 def test_validation_scores_each_case_by_itself(parts):

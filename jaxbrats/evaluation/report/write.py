@@ -18,8 +18,9 @@ from jaxbrats.evaluation import scores
 from jaxbrats.evaluation.report.case_page import CasePage, CaseTask, page_path, prediction_path, write_case_page
 from jaxbrats.evaluation.report.overview import Run, overview
 from jaxbrats.evaluation.report.wording import CaseScores, by_case
+from jaxbrats.locks import locked
 from jaxbrats.train.logs import read_metrics
-from jaxbrats.train.record import read_record
+from jaxbrats.train.record import RunRecord, read_record
 
 # A worker process takes as long to start as so many pages take.
 _CASES_A_WORKER = 8
@@ -36,11 +37,19 @@ def write_report(workdir: str | pathlib.Path, workers: int | None = None) -> tup
         The report's path, and what was wrong with each case that could not be shown.
 
     Raises:
-        InputError: the folder is no run, or its tables are damaged.
+        InputError: the folder is no run, its tables are damaged, or an evaluation of it is at work.
         OSError: the report cannot be written.
     """
     workdir = pathlib.Path(workdir)
     record = read_record(workdir)
+    # An evaluation at work would change what the pages are made from.
+    with locked(workdir, "evaluate", "an evaluation"):
+        return _write_report(workdir, record, workers)
+
+
+def _write_report(
+    workdir: pathlib.Path, record: RunRecord, workers: int | None
+) -> tuple[pathlib.Path, list[InputError]]:
     run = _read_run(workdir)
     tasks, problems = _tasks(run, record.data_dir, record.settings.data.modalities)
     _remove_others(workdir, {task.case.name for task in tasks})

@@ -1,0 +1,53 @@
+"""One process at a time in a folder: locks that the system itself lets go of, however the process ends.
+
+`flock` holds between the processes of a machine and, on Linux, over NFS (4, or 3 with its lock daemon), where a client
+that crashed loses its locks when its lease runs out. Some network file systems have no locks (Lustre mounted without
+`flock`): then a warning is all there is.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+from jaxbrats.errors import InputError
+
+
+@contextlib.contextmanager
+def locked(folder: str | pathlib.Path, name: str, what: str) -> Iterator[None]:
+    """Holds a folder while the block runs.
+
+    Args:
+        folder: Made if it is not there.
+        name: Of the lock, a file `.NAME.lock` in it: those who do the same there take the same name. It says who holds
+            the lock and stays when that ends; it is the system's lock on it that counts.
+        what: What holds it, for the message of another one that comes.
+
+    Raises:
+        InputError: another process holds the folder; the message tells which.
+        OSError: the folder cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{name}.lock").open("a+b", buffering=0) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read(1000).decode("utf-8", "replace").strip() or "another process"
+            raise InputError(
+                f"{what} is at work in this folder already: {holder}",
+                file=folder,
+                cure="Wait for it, or choose another folder",
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            logging.getLogger(__name__).warning("%s: this file system has no locks; use it for one run only", folder)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
