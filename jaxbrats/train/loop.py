@@ -91,7 +91,7 @@ def train(
             loss that is not finite.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
-    mesh = make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size)
+    mesh = make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size, settings.accumulate)
     plan = Plan(len(training), settings.batch_size, settings.num_epochs)
     model = make_model(settings)
     optimizer = make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps)
@@ -110,7 +110,9 @@ def train(
         start = int(state.step)
         if start >= plan.total_steps:
             return Outcome(start, trained=False)
-        step_function = jit_train_step(mesh, model, optimizer, loss).lower(state, shapes, key).compile()
+        step_function = (
+            jit_train_step(mesh, model, optimizer, loss, settings.accumulate).lower(state, shapes, key).compile()
+        )
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
         log = MetricsLog(workdir, start)
         clock = _Clock(read_metrics(workdir))
@@ -190,7 +192,7 @@ def _validate(
 ) -> dict[str, Any]:
     """Loss and scores over the validation cases, each the mean over cases."""
     results = []
-    batches = validation_batches(cases, batch_size=settings.batch_size)
+    batches = validation_batches(cases, batch_size=settings.batch_size // settings.accumulate)
     with batches:
         for valid, batch in _ahead(batches, lambda batch: (batch["valid"], put_batch(mesh, batch))):
             results.append((valid, step(state, batch)))
