@@ -38,7 +38,8 @@ def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Me
         parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
         raise InputError(
             f"config.batch_size {batch_size} cannot be divided over {data} devices{parts}",
-            cure=f"Take a multiple of {data * accumulate}, or set config.mesh.data to a divisor of {batch_size // accumulate}",
+            cure=f"Take a multiple of {data * accumulate}, "
+            f"or set config.mesh.data to a divisor of {batch_size // accumulate}",
         )
     return Mesh(np.array(devices[: data * space]).reshape(data, space), ("data", "space"))
 
