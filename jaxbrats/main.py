@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from jaxbrats.collector import no_garbage_collection
 from jaxbrats.errors import InputError
 
 _NO_DATA = """\
@@ -72,7 +73,9 @@ def _parse(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 def _train(values: flags.FlagValues) -> int:
-    from jaxbrats.train.settings import from_config
+    with no_garbage_collection():
+        from jaxbrats import compilation, pipeline
+        from jaxbrats.train.settings import from_config
 
     settings = from_config(values["config"].value)
     if not settings.data.dir and not settings.data.raw_dir:
@@ -82,9 +85,6 @@ def _train(values: flags.FlagValues) -> int:
     workdir = pathlib.Path(values["workdir"].value or pathlib.Path("runs") / name)
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
-
-    from jaxbrats import compilation, pipeline
-
     compilation.keep_compiled_programs()
     return pipeline.run(settings, workdir)
 

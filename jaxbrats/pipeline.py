@@ -10,15 +10,10 @@ from jaxbrats.data.geometry import Frame, common_frame
 from jaxbrats.data.manifest import FAILED, KEPT, has_manifest, read_manifest
 from jaxbrats.data.preprocess import Preprocessing
 from jaxbrats.data.split import load_or_make_split
-from jaxbrats.data.synthetic import write_cohort
 from jaxbrats.errors import InputError
-from jaxbrats.evaluation.curves import plot_curves
-from jaxbrats.evaluation.report.write import write_report
-from jaxbrats.evaluation.run import evaluate_run, is_evaluated
-from jaxbrats.evaluation.statistics import summary_table
 from jaxbrats.train.interrupt import Interrupted
 from jaxbrats.train.logs import read_metrics
-from jaxbrats.train.loop import train
+from jaxbrats.train.loop import Outcome, train
 from jaxbrats.train.record import write_record
 from jaxbrats.train.settings import Settings, check
 
@@ -59,18 +54,29 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
     except Interrupted as interruption:
         print(f"{interruption}; the same command goes on from there", file=sys.stderr)
         return interruption.exit_code
-    if not outcome.trained and is_evaluated(workdir):
-        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
-    else:
-        plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
-        summary, problems = evaluate_run(workdir)
-        print(summary_table(summary))
-        page, unshown = write_report(workdir)
-        print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
-        failed += map(str, [*problems, *unshown])
+    failed += map(str, _write_results(settings, workdir, outcome))
     for problem in failed:
         print(f"not used: {problem}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write_results(settings: Settings, workdir: pathlib.Path, outcome: Outcome) -> list[InputError]:
+    """Evaluates, draws and reports, where that is not done; returns what was wrong with each case left out."""
+    # Not imported before there is something to show: with SciPy and matplotlib it takes as long as all else together.
+    from jaxbrats.evaluation.curves import plot_curves
+    from jaxbrats.evaluation.report.write import write_report
+    from jaxbrats.evaluation.run import evaluate_run, is_evaluated
+    from jaxbrats.evaluation.statistics import summary_table
+
+    if not outcome.trained and is_evaluated(workdir):
+        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
+        return []
+    plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
+    summary, problems = evaluate_run(workdir)
+    print(summary_table(summary))
+    page, unshown = write_report(workdir)
+    print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
+    return [*problems, *unshown]
 
 
 def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
@@ -102,6 +108,8 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Pat
             return data_dir, _failures(manifest)
     raw_dir = pathlib.Path(data.raw_dir)
     if data.synthetic_cases:
+        from jaxbrats.data.synthetic import write_cohort  # with much of SciPy, which no other run needs
+
         write_cohort(raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)
     return data_dir, _failures(preprocess_cohort(raw_dir, data_dir, data.preprocessing, workers=data.workers or None))
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jaxbrats.collector import no_garbage_collection
 from jaxbrats.data.arrays import ArrayCase, array_shape
 from jaxbrats.data.labels import LABEL_NAMES, REGIONS
 from jaxbrats.data.loader import loader_position, training_batches, validation_batches
@@ -99,7 +100,8 @@ def train(
     loss = make_loss(settings.loss)
     shapes = batch_shapes(mesh, settings.batch_size, array_shape(training))
     validation_function = jit_validation_step(mesh, model, loss)
-    state = replicate(mesh, init_state(model, optimizer, settings.seed, len(settings.data.modalities)))
+    with no_garbage_collection():
+        state = replicate(mesh, init_state(model, optimizer, settings.seed, len(settings.data.modalities)))
     key = replicate(mesh, jax.random.key(settings.seed))
     place = loader_position(training, settings.seed)
 
@@ -110,9 +112,9 @@ def train(
         start = int(state.step)
         if start >= plan.total_steps:
             return Outcome(start, trained=False)
-        step_function = (
-            jit_train_step(mesh, model, optimizer, loss, settings.accumulate).lower(state, shapes, key).compile()
-        )
+        with no_garbage_collection():
+            step_function = jit_train_step(mesh, model, optimizer, loss, settings.accumulate)
+            step_function = step_function.lower(state, shapes, key).compile()
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
         log = MetricsLog(workdir, start)
         clock = _Clock(read_metrics(workdir))
