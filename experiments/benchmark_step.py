@@ -1,165 +1,133 @@
-"""One training step and one forward pass against PyTorch: the network of configs/unet3d.py with instance norm.
+"""How fast are a training step and a forward pass beside PyTorch on the same network, and what memory do they take?
 
-    pip install '.[bench]' && python experiments/benchmark_step.py --size=64 --out=experiments/results/benchmark_step_64
+    pip install '.[bench]'
+    python experiments/benchmark_step.py --size=64 --out=experiments/results/benchmark_step_64
 
-Both sides get the same weights and the same data, and must agree on parameter count and loss (1e-3) before anything is
-timed. PyTorch runs contiguous and channels_last_3d, eager and (with a compiler on the machine) torch.compile, and its
-fastest counts. On a CPU both sides compute in float32 on the same threads; on a GPU in bfloat16 (torch: autocast,
-cudnn.benchmark). The sides take turns, and medians are compared. The floor is the larger of FLOPs over the measured
-rate of a matrix product and of bytes over the measured bandwidth.
+The network of configs/unet3d.py with instance normalisation, Dice + focal loss, Adam. Both sides get the same weights
+and the same batch, and must agree on the number of parameters and on the loss (1e-3) before anything is timed. Each
+side runs in a process of its own. PyTorch runs contiguous and channels_last_3d, eager and (with a compiler on the
+machine) torch.compile; its fastest for the step and its fastest for the forward pass then take turns with jaxbrats.
+On a CPU both compute in float32 on the same threads; on a GPU in bfloat16 (torch: autocast, cudnn.benchmark).
+
+The floor is the time that the direct convolutions' FLOPs take at the measured rate of a large matrix product, or that
+the activations take to be written and read once at the measured bandwidth, whichever is longer. Winograd does fewer
+FLOPs than the direct algorithm, so a step may come close to it or below.
 """
 
+import concurrent.futures
 import functools
+import importlib.metadata
 import itertools
+import multiprocessing
+import os
+import pathlib
 import platform
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
+from jaxbrats import commands, files
 from jaxbrats.allocator import keep_freed_memory
-
-keep_freed_memory()  # before either library takes memory: both get it
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402, N812
-
-from jaxbrats.files import write_json, write_text  # noqa: E402
-from jaxbrats.train.mesh import make_mesh, put_batch, replicate  # noqa: E402
-from jaxbrats.train.settings import Model, Settings  # noqa: E402
-from jaxbrats.train.state import init_state, make_model, make_optimizer  # noqa: E402
-from jaxbrats.train.step import jit_train_step, make_loss  # noqa: E402
-
-FEATURES = (16, 32, 64, 128, 256)
-CHANNELS, CLASSES = 3, 4
+from jaxbrats.data.labels import DEFAULT_MODALITIES, NUM_CLASSES
+from jaxbrats.errors import InputError
+from jaxbrats.processes import available_cpus
+from jaxbrats.train.mesh import make_mesh, put_batch, replicate
+from jaxbrats.train.settings import Model, Settings
+from jaxbrats.train.state import init_state, make_model, make_optimizer
+from jaxbrats.train.step import jit_train_step, make_loss
 
 FLAGS = flags.FlagValues()
 _SIZE = flags.DEFINE_integer("size", 64, "Edge of the volume in voxels.", flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch", 1, "Cases in a batch.", flag_values=FLAGS)
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds, the sides in turn.", flag_values=FLAGS)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds, the sides in turn.", 1, flag_values=FLAGS)
 _COMPILE = flags.DEFINE_bool("compile", True, "Whether torch.compile is tried too.", flag_values=FLAGS)
 _OUT = flags.DEFINE_string("out", None, "Where to write OUT.json and OUT.md.", flag_values=FLAGS)
 
-
-class Block(torch.nn.Module):
-    """Two 3x3x3 convolutions, each with instance norm and ReLU."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.convs = torch.nn.ModuleList([torch.nn.Conv3d(c, c_out, 3, padding=1, bias=False) for c in (c_in, c_out)])
-        self.norms = torch.nn.ModuleList([torch.nn.InstanceNorm3d(c_out, affine=True) for _ in range(2)])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, X, Y, Z) to (B, c_out, X, Y, Z)."""
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x)), inplace=True)
-        return x
+CHANNELS = len(DEFAULT_MODALITIES)
+LEARNING_RATE = 1e-4
+OURS = "jaxbrats"
+# The peer with the same weights gives the same loss up to rounding, which half precision makes coarser.
+LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
 
 
-class TorchUNet(torch.nn.Module):
-    """The same network, as one writes it in PyTorch."""
+class Side(NamedTuple):
+    """What a process of its own computes: a library's step and forward pass on a batch of cubes."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = torch.nn.ModuleList(
-            [Block(c_in, c) for c_in, c in zip((CHANNELS, *FEATURES[:-1]), FEATURES, strict=True)]
-        )
-        pairs = list(itertools.pairwise(FEATURES))
-        self.up = torch.nn.ModuleList([torch.nn.ConvTranspose3d(below, c, 2, stride=2) for c, below in pairs])
-        self.decoder = torch.nn.ModuleList([Block(2 * c, c) for c, _ in pairs])
-        self.head = torch.nn.Conv3d(FEATURES[0], CLASSES, 1)
+    name: str
+    size: int
+    batch: int
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, X, Y, Z) to logits (B, 4, X, Y, Z)."""
-        skips = []
-        for level, block in enumerate(self.encoder):
-            x = block(x if level == 0 else F.max_pool3d(x, 2))
-            skips.append(x)
-        for level in reversed(range(len(FEATURES) - 1)):
-            x = self.decoder[level](torch.cat([self.up[level](x), skips[level]], 1))
-        return self.head(x)
+    @property
+    def dtype(self) -> str:
+        """Type of the activations."""
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def torch_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Dice plus focal loss, as `jaxbrats.model.losses`."""
-    log_p = F.log_softmax(logits.float(), 1)
-    p = log_p.exp()
-    mask = F.one_hot(labels, CLASSES).movedim(-1, 1).float()
-    space = (0, 2, 3, 4)
-    dice = (2 * (p * mask).sum(space) + 1e-5) / (p.sum(space) + mask.sum(space) + 1e-5)
-    own = (log_p * mask).sum(1)
-    focal = (-0.25 * (1 - own.exp()) ** 2 * own).mean() / CLASSES
-    return 1 - dice.mean() + focal
+@functools.cache
+def inputs(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image `(B, X, Y, Z, C)` and its labels."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(batch, size, size, size, CHANNELS)).astype(np.float32)
+    return image, rng.integers(0, NUM_CLASSES, image.shape[:-1]).astype(np.uint8)
 
 
-def copy_weights(params: Any, network: TorchUNet) -> None:
-    """Gives the PyTorch network our parameters."""
-
-    def put(target: torch.Tensor, array: Any, axes: tuple[int, ...] | None = None) -> None:
-        array = np.array(array if axes is None else np.transpose(array, axes))
-        target.data.copy_(torch.from_numpy(array))
-
-    def put_block(block: Block, ours: Any) -> None:
-        for index in range(2):
-            put(block.convs[index].weight, ours[f"conv_{index}"]["kernel"], (4, 3, 0, 1, 2))
-            put(block.norms[index].weight, ours[f"norm_{index}"]["scale"])
-            put(block.norms[index].bias, ours[f"norm_{index}"]["bias"])
-
-    depth = len(FEATURES)
-    for level in range(depth):
-        put_block(network.encoder[level], params["bottom" if level == depth - 1 else f"encoder_{level}"])
-    for level in range(depth - 1):
-        put_block(network.decoder[level], params[f"decoder_{level}"])
-        put(network.up[level].weight, params[f"upsample_{level}"]["kernel"], (3, 4, 0, 1, 2))
-        put(network.up[level].bias, params[f"upsample_{level}"]["bias"])
-    put(network.head.weight, params["head"]["kernel"], (4, 3, 0, 1, 2))
-    put(network.head.bias, params["head"]["bias"])
+def settings_of(side: Side) -> Settings:
+    """The run that is timed."""
+    return Settings(model=Model(norm="instance", dropout=(0.0,)), dtype=side.dtype, batch_size=side.batch)
 
 
-def jax_side(image: np.ndarray, labels: np.ndarray, dtype: str) -> tuple[dict[str, Callable[[], float]], Any]:
-    """Our step and forward pass as calls that return when done, and the parameters they begin with."""
-    model_settings = Model(features=FEATURES, norm="instance", dropout=(0.0,))
-    settings = Settings(model=model_settings, dtype=dtype, batch_size=len(image))
-    model, optimizer = make_model(settings), make_optimizer(1e-4, "constant", 1)
-    mesh = make_mesh(1, 1, len(image))
-    state = replicate(mesh, init_state(model, optimizer, 0, CHANNELS))
-    params = jax.tree.map(np.asarray, state.params)
+def jax_calls(side: Side) -> dict[str, Callable[[], float]]:
+    """Our step and forward pass, as calls that return the loss or a logit when done."""
+    settings = settings_of(side)
+    model, optimizer = make_model(settings), make_optimizer(LEARNING_RATE, "constant", 1)
+    mesh = make_mesh(1, 1, side.batch)
+    image, labels = inputs(side.size, side.batch)
     batch = put_batch(mesh, {"image": image, "labels": labels})
     train = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
-    key = replicate(mesh, jax.random.key(0))
     apply = jax.jit(model.apply)
-    box = {"state": state}
+    key = replicate(mesh, jax.random.key(0))
+    state = replicate(mesh, init_state(model, optimizer, settings.seed, CHANNELS))
 
     def step() -> float:
-        box["state"], metrics = train(box["state"], batch, key)
+        nonlocal state
+        state, metrics = train(state, batch, key)
         return float(metrics.loss)
 
     def forward() -> float:
-        return float(jax.block_until_ready(apply({"params": box["state"].params}, batch["image"]))[0, 0, 0, 0, 0])
+        return float(jax.block_until_ready(apply({"params": state.params}, batch["image"]))[0, 0, 0, 0, 0])
 
-    return {"step": step, "forward": forward}, params
+    return {"step": step, "forward": forward}
 
 
-def torch_side(
-    image: np.ndarray, labels: np.ndarray, params: Any, channels_last: bool, compiled: bool, device: str
-) -> dict[str, Callable[[], float]]:
-    """PyTorch's step and forward pass, likewise."""
-    form = torch.channels_last_3d if channels_last else torch.contiguous_format
-    network = TorchUNet()
-    copy_weights(params, network)
+def torch_calls(side: Side) -> dict[str, Callable[[], float]]:
+    """The same in PyTorch; the side's name says how: 'torch compiled channels_last_3d'."""
+    import torch
+    from torch_unet import TorchUNet
+
+    _, how, layout = side.name.split()
+    settings = settings_of(side)
+    model = make_model(settings)
+    params = init_state(model, make_optimizer(LEARNING_RATE, "constant", 1), settings.seed, CHANNELS).params
+    torch.set_num_threads(available_cpus())
+    torch.backends.cudnn.benchmark = True
+    on_gpu = jax.default_backend() != "cpu"
+    device = "cuda" if on_gpu else "cpu"
+    form = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}[layout]
+    network = TorchUNet(model, {"params": jax.tree.map(np.asarray, params)}).requires_grad_()
     network = network.to(device, memory_format=form)
+    image, labels = inputs(side.size, side.batch)
     x = torch.from_numpy(image).movedim(-1, 1).to(device).contiguous(memory_format=form)
     y = torch.from_numpy(labels.astype(np.int64)).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=device == "cuda")
-    function = torch.compile(network) if compiled else network
-    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=device == "cuda")
+    optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=on_gpu)
+    function = torch.compile(network) if how == "compiled" else network
+    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=on_gpu)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -176,31 +144,23 @@ def torch_side(
     return {"step": step, "forward": forward}
 
 
-def network_flops(size: int, batch: int) -> float:
-    """FLOPs of a forward pass, convolutions alone, counted as the direct algorithm does them."""
-    total, c_in = 0.0, CHANNELS
-    for level, c in enumerate(FEATURES):
-        voxels = batch * (size / 2**level) ** 3
-        total += 2 * 27 * voxels * (c_in * c + c * c)
-        if level < len(FEATURES) - 1:
-            total += 2 * voxels * (27 * (2 * c * c + c * c) + FEATURES[level + 1] * c)
-        c_in = c
-    return total + 2 * batch * size**3 * FEATURES[0] * CLASSES
+def torch_loss(logits: Any, labels: Any) -> Any:
+    """Dice plus focal loss of PyTorch tensors, as `jaxbrats.model.losses`."""
+    from torch.nn import functional
+
+    log_p = functional.log_softmax(logits.float(), 1)
+    p = log_p.exp()
+    mask = functional.one_hot(labels, NUM_CLASSES).movedim(-1, 1).float()
+    space = (0, 2, 3, 4)
+    dice = (2 * (p * mask).sum(space) + 1e-5) / (p.sum(space) + mask.sum(space) + 1e-5)
+    own = (log_p * mask).sum(1)
+    return 1 - dice.mean() + (-0.25 * (1 - own.exp()) ** 2 * own).mean() / NUM_CLASSES
 
 
-def matmul_rate(dtype: Any) -> float:
-    """FLOP/s of a large matrix product, the best of five."""
-    edge = 8192 if jax.default_backend() == "gpu" else 2048
-    a = jnp.ones((edge, edge), dtype) * 0.5
-    product = jax.jit(lambda a: a @ a)
-    return 2 * edge**3 / min(seconds_of(lambda: jax.block_until_ready(product(a))) for _ in range(6))
-
-
-def bandwidth() -> float:
-    """Bytes/s read and written by a large copy, the best of five."""
-    a = jnp.ones((1 << 26,), jnp.float32)
-    copy = jax.jit(lambda a: a * 1.0001)
-    return 2 * a.nbytes / min(seconds_of(lambda: jax.block_until_ready(copy(a))) for _ in range(6))
+@functools.cache
+def calls_of(side: Side) -> dict[str, Callable[[], float]]:
+    """A side's calls, made once in its process."""
+    return jax_calls(side) if side.name == OURS else torch_calls(side)
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -210,89 +170,230 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
+def first_loss(side: Side) -> float:
+    """The loss before any update; run in the side's process."""
+    return calls_of(side)["step"]()
+
+
+def timed(side: Side, what: str) -> float:
+    """Seconds of one step or forward pass; run in the side's process."""
+    return seconds_of(calls_of(side)[what])
+
+
+def peak_memory(side: Side) -> int:
+    """Bytes at the peak of a step: of the device on a GPU, resident in the process on a CPU; run in the process."""
+    step = calls_of(side)["step"]
+    if jax.default_backend() != "cpu":
+        if side.name == OURS:
+            step()
+            return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: man proc_pid_clear_refs
+    step()
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+class Process:
+    """A side in a process of its own."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        context = multiprocessing.get_context("spawn")
+        self.pool = concurrent.futures.ProcessPoolExecutor(1, context, keep_freed_memory)
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(side, *arguments)` there."""
+        return self.pool.submit(function, self.side, *arguments).result()
+
+
+def fastest_of_torch(size: int, batch: int) -> tuple[dict[str, str], dict[str, float]]:
+    """The fastest variant of PyTorch for the step and for the forward pass, and every variant's first loss."""
+    layouts = ("contiguous", "channels_last_3d") if jax.default_backend() == "cpu" else ("channels_last_3d",)
+    ways = ("eager", "compiled") if _COMPILE.value else ("eager",)
+    seconds: dict[str, dict[str, float]] = {"step": {}, "forward": {}}
+    losses = {}
+    for name in (f"torch {way} {layout}" for way, layout in itertools.product(ways, layouts)):
+        try:
+            with Process(Side(name, size, batch)) as process:
+                losses[name] = process.call(first_loss)
+                for what, of_variant in seconds.items():
+                    of_variant[name] = min(process.call(timed, what) for _ in range(4))
+        except Exception as error:  # torch.compile needs a C++ compiler, which the machine may lack
+            print(f"{name}: left out ({type(error).__name__}: {str(error).splitlines()[0]})", file=sys.stderr)
+            continue
+        print(f"{name}: " + ", ".join(f"{what} {seconds[what][name]:.3f} s" for what in seconds), flush=True)
+    return {what: min(of_variant, key=of_variant.get) for what, of_variant in seconds.items()}, losses
+
+
+def measure(size: int, batch: int, rounds: int) -> dict[str, Any]:
+    """Times both sides in turn, in processes of their own, after they agreed on the loss."""
+    peers, losses = fastest_of_torch(size, batch)
+    report = {}
+    with Process(Side(OURS, size, batch)) as ours:
+        losses[OURS] = ours.call(first_loss)
+        if max(losses.values()) - min(losses.values()) > LOSS_TOLERANCE[ours.side.dtype]:
+            raise InputError(f"the sides' losses differ, nothing to time: {losses}")
+        for what, peer in peers.items():
+            with Process(Side(peer, size, batch)) as theirs:
+                sides = (ours, theirs)
+                for side in sides:  # the first call compiles
+                    side.call(timed, what)
+                times = [[side.call(timed, what) for side in sides] for _ in range(rounds)]
+                if what == "step":
+                    peaks = {side.side.name: side.call(peak_memory) for side in sides}
+                    memory = {"bytes": peaks, "ratio": peaks[OURS] / peaks[peer]}
+            ratios = [their / our for our, their in times]
+            medians = [statistics.median(column) for column in zip(*times, strict=True)]
+            report[what] = {
+                "seconds": dict(zip((OURS, peer), medians, strict=True)),
+                "peer": peer,
+                "ratio": {"median": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)},
+                "rounds": times,
+            }
+    return {"losses": losses, **report, "memory": memory}
+
+
+def count_parameters(size: int, batch: int) -> int:
+    """Parameters of the network, which must be as many on both sides."""
+    from torch_unet import TorchUNet
+
+    settings = settings_of(Side(OURS, size, batch))
+    model = make_model(settings)
+    params = init_state(model, make_optimizer(LEARNING_RATE, "constant", 1), 0, CHANNELS).params
+    ours = sum(leaf.size for leaf in jax.tree.leaves(params))
+    theirs = sum(p.numel() for p in TorchUNet(model, {"params": jax.tree.map(np.asarray, params)}).parameters())
+    if ours != theirs:
+        raise InputError(f"the sides differ: {ours} parameters here, {theirs} in PyTorch")
+    return ours
+
+
+def network_work(size: int, batch: int, bytes_per_value: int) -> tuple[float, float]:
+    """FLOPs of a forward pass, convolutions alone and direct, and the bytes of what goes in and out of them."""
+    features = Model().features
+    flops = values = 0.0
+
+    def convolution(voxels: float, taps: int, c_in: int, c_out: int) -> None:
+        nonlocal flops, values
+        flops += 2 * taps * voxels * c_in * c_out
+        values += voxels * (c_in + c_out)
+
+    for level, c in enumerate(features):
+        voxels = batch * (size / 2**level) ** 3
+        convolution(voxels, 27, features[level - 1] if level else CHANNELS, c)
+        convolution(voxels, 27, c, c)
+        if level < len(features) - 1:
+            convolution(voxels, 1, features[level + 1], c)
+            convolution(voxels, 27, 2 * c, c)
+            convolution(voxels, 27, c, c)
+    convolution(batch * size**3, 1, features[0], NUM_CLASSES)
+    return flops, values * bytes_per_value
+
+
+def matmul_rate(dtype: str) -> float:
+    """FLOP/s of a large matrix product, the best of six."""
+    edge = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.full((edge, edge), 0.5, dtype)
+    product = jax.jit(lambda a: a @ a)
+    return 2 * edge**3 / min(seconds_of(lambda: jax.block_until_ready(product(a))) for _ in range(7))
+
+
+def bandwidth() -> float:
+    """Bytes/s read and written by a large copy, the best of six."""
+    a = jnp.ones((1 << 26,), jnp.float32)
+    copy = jax.jit(lambda a: a * 1.0001)
+    return 2 * a.nbytes / min(seconds_of(lambda: jax.block_until_ready(copy(a))) for _ in range(7))
+
+
+def floors(side: Side) -> dict[str, Any]:
+    """The least seconds of a step (three times the work of a forward pass) and a forward pass, and the rates used."""
+    flops, moved = network_work(side.size, side.batch, jnp.dtype(side.dtype).itemsize)
+    rate, bytes_per_second = matmul_rate(side.dtype), bandwidth()
+    forward = max(flops / rate, moved / bytes_per_second)
+    return {
+        "seconds": {"forward": forward, "step": 3 * forward},
+        "matmul_gflops": rate / 1e9,
+        "bandwidth_gb_per_second": bytes_per_second / 1e9,
+    }
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    lines = []
+    for what in ("step", "forward"):
+        row, floor = report[what], report["floor"]["seconds"][what]
+        ours, theirs = row["seconds"][OURS], row["seconds"][row["peer"]]
+        ratio = row["ratio"]
+        lines.append(
+            f"| {what}, seconds | {ours:.3f} | {theirs:.3f} ({row['peer']}) | {ratio['median']:.2f}x as fast "
+            f"({ratio['least']:.2f} to {ratio['greatest']:.2f}) | {ours / floor:.2f} |"
+        )
+    peaks = report["memory"]["bytes"]
+    peer = next(name for name in peaks if name != OURS)
+    kind = "resident" if report["device"] == "cpu" else "on the device"
+    lines.append(
+        f"| peak {kind} in a step, GiB | {peaks[OURS] / 2**30:.2f} | {peaks[peer] / 2**30:.2f} ({peer}) | "
+        f"{report['memory']['ratio']:.2f}x the memory | |"
+    )
+    size, versions = report["size"], ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    floor = report["floor"]
+    return "\n".join(
+        [
+            f"# A training step and a forward pass at {size}^3, batch {report['batch']}, {report['dtype']}",
+            "",
+            "| what | jaxbrats | fastest PyTorch | jaxbrats is, median of pairs (range) | times the floor |",
+            "| --- | --- | --- | --- | --- |",
+            *lines,
+            "",
+            f"{report['parameters']} parameters; losses of the first step within "
+            f"{max(report['losses'].values()) - min(report['losses'].values()):.1e}; medians of {report['rounds']} "
+            "rounds, the sides taking turns in processes of their own. Floor: the direct convolutions' FLOPs at the "
+            f"{floor['matmul_gflops']:.0f} GFLOP/s of a large matrix product, or their values moved once at "
+            f"{floor['bandwidth_gb_per_second']:.0f} GB/s; a step counts three forward passes.",
+            "",
+            f"{report['processor']}, {report['device']}, {report['cpus']} cores. Python {report['python']}, "
+            f"{versions}.",
+            "",
+        ]
+    )
+
+
 def main() -> int:
     """Checks, times, prints and writes."""
     size, batch = _SIZE.value, _BATCH.value
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
-    dtype = "bfloat16" if device == "cuda" else "float32"
-    torch.backends.cudnn.benchmark = True
-    rng = np.random.default_rng(0)
-    image = rng.normal(size=(batch, size, size, size, CHANNELS)).astype(np.float32)
-    labels = rng.integers(0, CLASSES, image.shape[:-1]).astype(np.uint8)
-    ours, params = jax_side(image, labels, dtype)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    sides = {"jaxbrats": ours}
-    for compiled in (False, True) if _COMPILE.value else (False,):
-        for channels_last in (True,) if device == "cuda" else (False, True):
-            name = (
-                f"torch {'compiled' if compiled else 'eager'} {'channels_last_3d' if channels_last else 'contiguous'}"
-            )
-            sides[name] = torch_side(image, labels, params, channels_last, compiled, device)
-    losses = {}
-    for name, calls in list(sides.items()):
-        try:
-            losses[name] = calls["step"]()
-        except Exception as error:  # torch.compile needs a C++ compiler, which the machine may lack
-            print(f"{name}: left out ({type(error).__name__})", file=sys.stderr)
-            del sides[name]
-    torch_count = sum(p.numel() for p in TorchUNet().parameters())
-    if count != torch_count or max(losses.values()) - min(losses.values()) > 1e-3:
-        print(f"the sides differ: parameters {count} and {torch_count}, losses {losses}", file=sys.stderr)
-        return 1
-    times: dict[str, dict[str, list[float]]] = {what: {name: [] for name in sides} for what in ("step", "forward")}
-    for what, of_side in times.items():
-        for round_number in range(_ROUNDS.value + 1):
-            for name, calls in sides.items():
-                taken = seconds_of(calls[what])
-                if round_number:  # the first warms up
-                    of_side[name].append(taken)
-    flops = network_flops(size, batch)
-    rate, bytes_per_second = matmul_rate(jnp.dtype(dtype)), bandwidth()
-    rows, result = [], {}
-    for what, factor in (("step", 3), ("forward", 1)):
-        medians = {name: statistics.median(values) for name, values in times[what].items()}
-        peer = min((name for name in medians if name != "jaxbrats"), key=medians.get)
-        pairs = [b / a for a, b in zip(times[what]["jaxbrats"], times[what][peer], strict=True)]
-        floor = factor * flops / rate
-        result[what] = {"seconds": medians, "peer": peer, "ratio": statistics.median(pairs), "floor_seconds": floor}
-        rows.append(
-            f"| {what} | {medians['jaxbrats']:.3f} | {medians[peer]:.3f} ({peer}) | {statistics.median(pairs):.2f}x "
-            f"({min(pairs):.2f} to {max(pairs):.2f}) | {medians['jaxbrats'] / floor:.2f} |"
-        )
-    machine = {
+    side = Side(OURS, size, batch)
+    parameters = count_parameters(size, batch)
+    report = {
+        "size": size,
+        "batch": batch,
+        "dtype": side.dtype,
+        "parameters": parameters,
         "processor": platform.processor() or platform.machine(),
         "device": jax.devices()[0].device_kind,
-        "threads": torch.get_num_threads(),
-        "jax": jax.__version__,
-        "torch": torch.__version__,
+        "cpus": available_cpus(),
         "python": platform.python_version(),
-        "matmul_gflops": rate / 1e9,
-        "bandwidth_gb_per_second": bytes_per_second / 1e9,
-        "peak_resident_mib_both_sides": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "torch")},
+        "floor": floors(side),
+        **measure(size, batch, _ROUNDS.value),
+        "rounds": _ROUNDS.value,
     }
-    text = "\n".join(
-        [
-            f"{size}^3, batch {batch}, {dtype}, {count} parameters, {_ROUNDS.value} rounds in turn.",
-            "",
-            "| what | jaxbrats, s | fastest torch, s | torch / jaxbrats, median of pairs (range) | over the floor |",
-            "| --- | --- | --- | --- | --- |",
-            *rows,
-            "",
-            f"Floor: direct FLOPs at the {machine['matmul_gflops']:.0f} GFLOP/s of a large matrix product; a step "
-            f"counts three forward passes. Winograd does fewer. jax {machine['jax']}, torch {machine['torch']}, Python "
-            f"{machine['python']}, {machine['device']}, {machine['threads']} threads.",
-        ]
-    )
-    print(text)
+    print(as_markdown(report))
     if _OUT.value:
-        write_text(f"{_OUT.value}.md", text + "\n")
-        write_json(
-            f"{_OUT.value}.json",
-            {"size": size, "batch": batch, "dtype": dtype, "losses": losses, "machine": machine, **result},
-        )
+        files.write_json(f"{_OUT.value}.json", report)
+        files.write_text(f"{_OUT.value}.md", as_markdown(report))
     return 0
 
 
 if __name__ == "__main__":
-    FLAGS(sys.argv)
-    sys.exit(main())
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two processes share a GPU
+    sys.exit(commands.run_program(sys.modules[__name__], "benchmark_step", sys.argv[1:]))

@@ -19,7 +19,7 @@ _ACTIVATIONS = {
 
 
 class TorchUNet(nn.Module):
-    """The same network, channels first: `(B, C, X, Y, Z)` to logits `(B, K, X, Y, Z)`. For inference.
+    """The same network, channels first: `(B, C, X, Y, Z)` to logits `(B, K, X, Y, Z)`, its parameters frozen.
 
     Args:
         model: Its shape.

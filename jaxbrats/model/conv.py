@@ -1,11 +1,11 @@
 """The one 3-D convolution of the network: stride 1, zero padding to the same size, an algorithm for each processor.
 
-XLA's CPU backend runs 3-D convolutions far below the speed of its 2-D ones, so on a CPU a 3×3×3 convolution becomes 2-D
-convolutions over (Y, Z) with X folded into the batch. Winograd's minimal filtering F(4, 3) along X (Lavin and Gray
-2015, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308, section 4.1) then needs 6 of them for
-every 4 output slices instead of 12. On an accelerator cuDNN's direct convolution is taken. The kernel is the same
-array whichever algorithm runs, so a checkpoint moves between machines; `lax.platform_dependent` chooses when the
-program is lowered.
+On an accelerator cuDNN's direct convolution is taken, on a CPU compiled code of our own (`native.py`) where there is a
+C++ compiler. Without one it is XLA alone, whose CPU backend runs 3-D convolutions far below the speed of its 2-D ones:
+a 3×3×3 convolution becomes 2-D convolutions over (Y, Z) with X folded into the batch. Winograd's minimal filtering
+F(4, 3) along X (Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308,
+section 4.1) then needs 6 of them for every 4 output slices instead of 12. The kernel is the same array whichever
+algorithm runs, so a checkpoint moves between machines; `lax.platform_dependent` chooses when the program is lowered.
 
 A convolution of several inputs concatenated along their channels is written `conv3d((a, b), kernel)`. The concatenated
 tensor is then never made on a CPU: each input meets its share of the kernel and the results are added in the
@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-METHODS = ("auto", "direct", "slices", "winograd")
+from jaxbrats.model import native
+
+METHODS = ("auto", "direct", "slices", "winograd", "native")
 
 # Up to so many channels the kernel's gradient is taken as matrix products; above, XLA's own convolution is as fast.
 _THIN = 16
@@ -34,17 +36,6 @@ _INPUT_TRANSFORM = np.array(
         [0, -2, -1, 2, 1, 0],
         [0, 2, -1, -2, 1, 0],
         [0, 4, 0, -5, 0, 1],
-    ],
-    np.float32,
-)
-_KERNEL_TRANSFORM = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
     ],
     np.float32,
 )
@@ -65,10 +56,11 @@ def conv3d(x: jax.Array | Sequence[jax.Array], kernel: jax.Array, method: str = 
     Args:
         x: `(B, X, Y, Z, C_in)`, or several such arrays that stand for their concatenation along the channels.
         kernel: `(K, K, K, C_in, C_out)` with K odd; `C_in` is the sum over the inputs.
-        method: 'auto' takes 'winograd' on a CPU and 'direct' elsewhere. 'direct' is XLA's own 3-D convolution,
-            'slices' the sum over the kernel's first axis of 2-D convolutions, 'winograd' F(4, 3) along the first axis
-            (3×3×3 kernels; others, and volumes too thin for a tile to pay, take 'slices'). All give the same values
-            up to rounding.
+        method: 'auto' takes 'native' or 'winograd' on a CPU and 'direct' elsewhere. 'direct' is XLA's own 3-D
+            convolution, 'slices' the sum over the kernel's first axis of 2-D convolutions, 'winograd' F(4, 3) along the
+            first axis (3×3×3 kernels; others, and volumes too thin for a tile to pay, take 'slices'), 'native' compiled
+            code (3×3×3 kernels in float32; others, and small volumes, take 'winograd'). All give the same values up to
+            rounding.
 
     Returns:
         `(B, X, Y, Z, C_out)` in the inputs' dtype.
@@ -86,8 +78,9 @@ def conv3d(x: jax.Array | Sequence[jax.Array], kernel: jax.Array, method: str = 
     if kernel.shape[:3] == (1, 1, 1):
         return _pointwise(inputs, kernel)
     if method == "auto":
-        return lax.platform_dependent(inputs, kernel, cpu=_winograd, default=_direct)
-    return {"direct": _direct, "slices": _slices, "winograd": _winograd}[method](inputs, kernel)
+        on_cpu = _native if native.available() else _winograd
+        return lax.platform_dependent(inputs, kernel, cpu=on_cpu, default=_direct)
+    return {"direct": _direct, "slices": _slices, "winograd": _winograd, "native": _native}[method](inputs, kernel)
 
 
 def _split(kernel: jax.Array, inputs: Sequence[jax.Array]) -> list[jax.Array]:
@@ -103,6 +96,10 @@ def _pointwise(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 def _direct(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     x = inputs[0] if len(inputs) == 1 else jnp.concatenate(inputs, axis=-1)
     return lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NXYZC", "XYZIO", "NXYZC"))
+
+
+def _native(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
+    return (native.convolve if native.fits(inputs, kernel) else _winograd)(inputs, kernel)
 
 
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -143,7 +140,7 @@ def _winograd(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
     if not _tiles_pay(inputs, kernel):
         return _slices(inputs, kernel)
     products = [None] * 6
-    weights = _combine(_KERNEL_TRANSFORM, list(kernel))
+    weights = _combine(native.KERNEL_TRANSFORM, list(kernel))
     for part, shares in zip(inputs, zip(*(_split(weight, inputs) for weight in weights), strict=True), strict=True):
         for index, (tap, share) in enumerate(zip(_transformed(part), shares, strict=True)):
             product = _conv2d(tap, share)
@@ -198,7 +195,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
         # A product for each tile, then their sum: one long sum would lose two digits.
         product = jnp.einsum("tyzi,tyzo->tio", v, m).sum(0)
         planes.append(product.reshape(3, c_in, 3, c_out).transpose(2, 0, 1, 3))
-    return jnp.stack(_combine(_KERNEL_TRANSFORM.T, planes))
+    return jnp.stack(_combine(native.KERNEL_TRANSFORM.T, planes))
 
 
 def _transformed(x: jax.Array) -> list[jax.Array]:

@@ -1,10 +1,15 @@
+import os
+import subprocess
+import sys
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
-from jaxbrats.model import conv
+from jaxbrats.model import conv, native
 
 conv3d = jax.jit(conv.conv3d, static_argnums=2)
 
@@ -18,6 +23,24 @@ SHAPES = [
     # more channels than the kernel's gradient takes as matrix products
     ((1, 8, 3, 3), 18, 17),
 ]
+
+# Every size that a tile or a vector does not divide, fewer than a tile, a halo that ends a piece of a row
+LARGE_SHAPES = [
+    ((1, 17, 18, 19), (3,), 16),
+    ((2, 13, 14, 15), (5, 4), 20),
+    ((1, 3, 2, 700), (8,), 8),
+    ((1, 8, 8, 130), (16,), 33),
+    ((3, 40, 37, 1), (32, 16), 5),
+]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The native convolution, where there is a C++ compiler."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if native._library() is None:
+            pytest.skip("no C++ compiler")
 
 
 def volumes(shape, c_in, c_out, size=3, dtype=jnp.float32):
@@ -89,6 +112,61 @@ def test_other_kernel_sizes(size):
     x, kernel = volumes((1, 6, 7, 5), 3, 2, size)
     for method in ("slices", "winograd"):
         assert error(conv3d(x, kernel, method), conv3d(x, kernel, "direct")) < 3e-6
+
+
+@pytest.mark.parametrize(("shape", "channels", "c_out"), LARGE_SHAPES)
+def test_native_values_and_gradients_equal_direct(compiled, shape, channels, c_out):
+    x, kernel = volumes(shape, sum(channels), c_out)
+    parts = tuple(jnp.split(x, np.cumsum(channels)[:-1], axis=-1))
+    assert native.fits(parts, kernel)
+    weights = np.random.default_rng(1).normal(size=(*shape, c_out)).astype(np.float32)
+
+    def results(method):
+        def weighed(parts, kernel):
+            y = conv.conv3d(parts, kernel, method)
+            return jnp.sum(weights * y), y
+
+        gradients, y = jax.jit(jax.grad(weighed, (0, 1), has_aux=True))(parts, kernel)
+        return y, *gradients[0], gradients[1]
+
+    for found, expected in zip(results("native"), results("direct"), strict=True):
+        assert error(found, expected) < 1e-5
+
+
+def test_native_is_the_same_every_time(compiled):
+    x, kernel = volumes((1, 20, 20, 20), 8, 8)
+    gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(conv3d(x, kernel, "native")))))
+    first = gradient(kernel)
+    for _ in range(5):
+        np.testing.assert_array_equal(gradient(kernel), first)
+
+
+def test_native_leaves_small_volumes_and_other_types_to_xla(compiled):
+    x, kernel = volumes((1, 16, 16, 16), 2, 2)
+    assert native.fits((x,), kernel)
+    assert not native.fits((x[:, :15],), kernel)
+    assert not native.fits((x.astype(jnp.bfloat16),), kernel)
+    assert not native.fits((x,), jnp.zeros((5, 5, 5, 2, 2)))
+    small = x[:, :8]
+    np.testing.assert_array_equal(conv3d(small, kernel, "native"), conv3d(small, kernel, "winograd"))
+
+
+def test_without_a_compiler_a_cpu_convolves_all_the_same(tmp_path):
+    program = """
+import warnings, jax, numpy as np
+from jaxbrats.model.conv import conv3d
+x, kernel = np.ones((1, 16, 16, 16, 1), np.float32), np.ones((3, 3, 3, 1, 1), np.float32)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    y = conv3d(x, kernel)
+assert float(abs(y[0, 1:-1, 1:-1, 1:-1] - 27).max()) < 1e-3
+print([str(w.message) for w in caught])
+"""
+    environment = {**os.environ, "PATH": str(tmp_path), "XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("CXX", None)
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.count("convolutions will be slower") == 1
+    assert "there is no C++ compiler" in ran.stdout
 
 
 def test_unfit_arguments_are_refused():
