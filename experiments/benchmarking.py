@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides that take turns, each in a process of its own, ratios of pairs, a note of the machine.
+"""What benchmarks share: sides in turn, each in a process of its own; ratios of pairs; a note of the machine.
 
 The figures of one round are taken seconds apart, so a ratio of two sides of the same round says more than one of
 medians on a machine that others use as well.
