@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 2  # over all devices
+    config.accumulate = 1  # micro-batches of a step, one after the other, for a batch that does not fit
     config.num_epochs = 16
     config.learning_rate = 5e-3  # Adam
     config.schedule = "cosine"  # after a warm-up; or 'constant'

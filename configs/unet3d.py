@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 2  # over all devices
+    config.accumulate = 1  # micro-batches of a step, one after the other, for a batch that does not fit
     config.num_epochs = 100
     config.learning_rate = 1e-4  # Adam
     config.schedule = "constant"  # or 'cosine', after a warm-up

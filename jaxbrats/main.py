@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from jaxbrats.collector import no_garbage_collection
 from jaxbrats.errors import InputError
 
 _NO_DATA = """\
@@ -93,7 +94,9 @@ def _wrong_value(message: str) -> InputError:
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> int:
-    from jaxbrats.train.settings import from_config
+    with no_garbage_collection():
+        from jaxbrats import compilation, pipeline
+        from jaxbrats.train.settings import from_config
 
     settings = from_config(config)
     if not settings.data.dir and not settings.data.raw_dir:
@@ -101,9 +104,6 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> int:
         return 2
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
-
-    from jaxbrats import compilation, pipeline
-
     compilation.keep_compiled_programs()
     return pipeline.run(settings, workdir)
 

@@ -13,12 +13,7 @@ from jaxbrats.data.geometry import Frame, common_frame
 from jaxbrats.data.manifest import FAILED, KEPT, has_manifest, read_manifest
 from jaxbrats.data.preprocess import Preprocessing
 from jaxbrats.data.split import load_or_make_split
-from jaxbrats.data.synthetic import write_cohort
 from jaxbrats.errors import InputError
-from jaxbrats.evaluation.curves import plot_curves
-from jaxbrats.evaluation.report.write import write_report
-from jaxbrats.evaluation.run import evaluate_run, is_evaluated
-from jaxbrats.evaluation.statistics import summary_table
 from jaxbrats.locks import locked
 from jaxbrats.signals import Interrupted
 from jaxbrats.train.logs import read_metrics
@@ -38,7 +33,7 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
         InputError: data or settings that cannot be used, or another process at work in `workdir`.
     """
     # What the devices cannot serve is refused before anything is read.
-    make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size)
+    make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size, settings.accumulate)
     # Of several hosts that train one run together, one holds the folder for all.
     alone = jax.process_index() == 0
     with locked(workdir, "train", "a training run") if alone else contextlib.nullcontext():
@@ -81,6 +76,12 @@ def _run(settings: Settings, workdir: pathlib.Path) -> int:
 
 def _write_results(settings: Settings, workdir: pathlib.Path, outcome: Outcome) -> list[InputError]:
     """Evaluates, draws and reports, where that is not done; returns what was wrong with each case left out."""
+    # Not imported before there is something to show: with SciPy and matplotlib it takes as long as all else together.
+    from jaxbrats.evaluation.curves import plot_curves
+    from jaxbrats.evaluation.report.write import write_report
+    from jaxbrats.evaluation.run import evaluate_run, is_evaluated
+    from jaxbrats.evaluation.statistics import summary_table
+
     if not outcome.trained and is_evaluated(workdir):
         print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
         return []
@@ -121,6 +122,8 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Pat
             return data_dir, _failures(manifest)
     raw_dir = pathlib.Path(data.raw_dir)
     if data.synthetic_cases:
+        from jaxbrats.data.synthetic import write_cohort  # with much of SciPy, which no other run needs
+
         write_cohort(raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)
     return data_dir, _failures(preprocess_cohort(raw_dir, data_dir, data.preprocessing, workers=data.workers or None))
 

@@ -143,12 +143,12 @@ def poisoned(tiny_run, tmp_path, monkeypatch, training_alone):
     np.save(data / "masks" / f"{case}.npy", np.full_like(labels, 3))
     jit_train_step = loop.jit_train_step
 
-    def poisoned_step(mesh, model, optimizer, loss, *rest):
+    def poisoned_step(mesh, model, optimizer, loss, *rest, **options):
         def poisoned_loss(logits, labels):
             bad = jnp.any(jnp.all(labels == 3, axis=(1, 2, 3)))
             return loss(logits, labels) + jnp.sqrt(jnp.where(bad, 0.0, 1.0) * jnp.sum(logits) ** 2)
 
-        return jit_train_step(mesh, model, optimizer, poisoned_loss, *rest)
+        return jit_train_step(mesh, model, optimizer, poisoned_loss, *rest, **options)
 
     monkeypatch.setattr(loop, "jit_train_step", poisoned_step)
     return data, case

@@ -118,6 +118,9 @@ def test_resuming_ends_where_the_uninterrupted_run_did(tiny_run, tiny_config, tm
 def test_more_epochs_go_on_from_a_finished_run(tiny_run, tiny_config, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run, workdir, ignore=shutil.ignore_patterns("data"))
+    record = json.loads((workdir / "config.json").read_text())
+    del record["settings"]["accumulate"]  # as a run that began before there was this setting
+    (workdir / "config.json").write_text(json.dumps(record))
     arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_run / 'data'}"]
     assert main.run([*arguments, "--config.num_epochs=4"]) == 0
     assert records(workdir)[: len(records(tiny_run))] == records(tiny_run)

@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jaxbrats.allocator import release_freed_memory
+from jaxbrats.collector import no_garbage_collection
 from jaxbrats.data.arrays import ArrayCase, array_shape
 from jaxbrats.data.labels import LABEL_NAMES, REGIONS
 from jaxbrats.data.loader import loader_position, training_batches, validation_batches
@@ -32,6 +34,8 @@ from jaxbrats.train.step import StepMetrics, device_memory, jit_train_step, jit_
 
 # Batches on the devices beside the one in use.
 _PREFETCH = 2
+# Steps of a start after which all that lives from step to step has its place in memory.
+_SETTLED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ def _train(
     workdir: pathlib.Path,
     stop: StopFlag,
 ) -> Outcome:
-    mesh = make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size)
+    mesh = make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size, settings.accumulate)
     plan = Plan(len(training), settings.batch_size, settings.num_epochs)
     model = make_model(settings)
     optimizer = make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps)
@@ -114,7 +118,8 @@ def _train(
     loss = make_loss(settings.loss)
     shapes = batch_shapes(mesh, settings.batch_size, array_shape(training))
     validation_function = jit_validation_step(mesh, model, loss)
-    state = replicate(mesh, init_state(model, optimizer, settings.seed, len(settings.data.modalities)))
+    with no_garbage_collection():
+        state = replicate(mesh, init_state(model, optimizer, settings.seed, len(settings.data.modalities)))
     key = replicate(mesh, jax.random.key(settings.seed))
     place = loader_position(training, settings.seed)
 
@@ -128,8 +133,11 @@ def _train(
             return Outcome(start, trained=False)
         if start:
             print(f"going on after step {start} of {plan.total_steps}", flush=True)
-        step_function = jit_train_step(mesh, model, optimizer, loss, settings.skip_nonfinite)
-        step_function = step_function.lower(state, shapes, key).compile()
+        with no_garbage_collection():
+            step_function = jit_train_step(
+                mesh, model, optimizer, loss, settings.accumulate, skip_nonfinite=settings.skip_nonfinite
+            )
+            step_function = step_function.lower(state, shapes, key).compile()
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
         log = MetricsLog(workdir, start)
         clock = Clock(read_metrics(workdir))
@@ -202,12 +210,16 @@ def _train(
                         report(*pending)
                     pending = (step, metrics, index)
                     ends_epoch = plan.ends_epoch(step)
+                    if step == start + _SETTLED:
+                        release_freed_memory()
                     saves = settings.checkpoint.every_steps and step % settings.checkpoint.every_steps == 0
                     if not (ends_epoch or saves or stop.number):
                         continue
                     report(*pending)
                     pending = None
                     checkpoints.save(manager, state, place, finish_epoch(step, state) if ends_epoch else None)
+                    if ends_epoch:
+                        release_freed_memory()  # what validation took
                     if stop.number:
                         raise Interrupted(stop.number, step)
                     if step == plan.total_steps:
@@ -230,7 +242,7 @@ def _validate(
     cases take longer than a batch system waits.
     """
     results = []
-    batches = validation_batches(cases, batch_size=settings.batch_size)
+    batches = validation_batches(cases, batch_size=settings.batch_size // settings.accumulate)
     with batches:
         for valid, batch in _ahead(batches, lambda batch: (batch["valid"], put_batch(mesh, batch))):
             # Of several hosts one alone must not leave the others waiting at the next batch.

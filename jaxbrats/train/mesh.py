@@ -14,13 +14,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbrats.errors import InputError
 
 
-def make_mesh(data: int, space: int, batch_size: int) -> Mesh:
+def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Mesh:
     """The mesh `('data', 'space')` over the devices there are.
 
     Args:
         data: Devices along the batch; -1 for all that `space` leaves.
         space: Devices along each volume's first spatial axis.
-        batch_size: Cases in a global batch, which the 'data' axis must divide.
+        batch_size: Cases in a global batch.
+        accumulate: Micro-batches that it is worked on in; the 'data' axis must divide each.
 
     Raises:
         InputError: more devices asked for than there are, or a batch that they do not divide.
@@ -33,10 +34,12 @@ def make_mesh(data: int, space: int, batch_size: int) -> Mesh:
             f"config.mesh asks for {data} x {space} devices, there are {len(devices)} ({devices[0].platform})",
             cure="Lower config.mesh.data or config.mesh.space",
         )
-    if batch_size % data:
+    if batch_size % (data * accumulate):
+        parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
         raise InputError(
-            f"config.batch_size {batch_size} cannot be divided over {data} devices",
-            cure=f"Take a multiple of {data}, or set config.mesh.data to a divisor of {batch_size}",
+            f"config.batch_size {batch_size} cannot be divided over {data} devices{parts}",
+            cure=f"Take a multiple of {data * accumulate}, "
+            f"or set config.mesh.data to a divisor of {batch_size // accumulate}",
         )
     return Mesh(np.array(devices[: data * space]).reshape(data, space), ("data", "space"))
 

@@ -91,7 +91,8 @@ def read_record(workdir: pathlib.Path) -> RunRecord:
 
 def _check_same_run(path: pathlib.Path, settings: Settings, fingerprint: str) -> None:
     saved = read_json(path)
-    before = _flatten(_what_matters(saved.get("settings", {})), "config.")
+    # A setting that came after the run began has its default there.
+    before = _flatten(_what_matters(from_config(saved.get("settings", {})).to_dict()), "config.")
     before["data"] = saved.get("data", {}).get("fingerprint")
     now = _flatten(_what_matters(settings.to_dict()), "config.")
     now["data"] = fingerprint

@@ -108,6 +108,8 @@ class Settings:
     Attributes:
         seed: Of the parameters, the dropout and the order of the cases.
         batch_size: Cases in a step, over all devices.
+        accumulate: Micro-batches of a step, worked on one after the other where a batch does not fit in memory. Their
+            gradients and losses are averaged: the Dice loss and batch normalisation see one micro-batch at a time.
         num_epochs: Passes over the training cases.
         learning_rate: Of Adam; the peak of the schedule.
         schedule: 'constant', or 'cosine' to zero after a linear warm-up over the first twentieth of the steps.
@@ -120,6 +122,7 @@ class Settings:
 
     seed: int = 0
     batch_size: int = 2
+    accumulate: int = 1
     num_epochs: int = 100
     learning_rate: float = 1e-4
     schedule: str = "constant"
@@ -223,8 +226,13 @@ def check(settings: Settings) -> None:
             raise InputError(f"config.{what}; it is {value!r}")
 
     model, data, loss = settings.model, settings.data, settings.loss
-    for name in ("batch_size", "num_epochs"):
+    for name in ("batch_size", "accumulate", "num_epochs"):
         need(getattr(settings, name) >= 1, f"{name} must be at least 1", getattr(settings, name))
+    need(
+        settings.batch_size % settings.accumulate == 0,
+        f"batch_size must be divisible by config.accumulate, which is {settings.accumulate}",
+        settings.batch_size,
+    )
     need(settings.seed >= 0, "seed must be 0 or more", settings.seed)
     need(0 < settings.learning_rate < math.inf, "learning_rate must be above 0 and finite", settings.learning_rate)
     need(settings.schedule in ("constant", "cosine"), "schedule is constant or cosine", settings.schedule)

@@ -74,7 +74,8 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: 
 
     @jax.jit
     def init(key: jax.Array) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, edge, edge, edge, channels), jnp.float32))
+        # No convolution is left in the compiled program, whichever it is: the plain one is the quickest to trace.
+        variables = model.clone(conv="direct").init(key, jnp.zeros((1, edge, edge, edge, channels), jnp.float32))
         params = variables["params"]
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, variables.get("batch_stats", {}), optimizer.init(params), zero)

@@ -1,5 +1,6 @@
 """One training step and one validation step: pure functions of their arguments, jitted over the mesh."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax import lax
 from jax.sharding import Mesh
 
 from jaxbrats.model import scores
@@ -62,29 +64,41 @@ def train_step(
     state: TrainState,
     batch: Batch,
     key: jax.Array,
+    accumulate: int = 1,
     skip_nonfinite: bool = False,
 ) -> tuple[TrainState, StepMetrics]:
-    """One update. The key is the run's; the step's own is made from it and the step's number.
+    """One update.
 
-    With `skip_nonfinite`, an update whose loss or result is not finite is dropped on the device: the parameters, the
-    batch statistics and the optimiser stay as they were.
+    Args:
+        model: The network.
+        optimizer: From `make_optimizer`.
+        loss_function: From `make_loss`.
+        state: Where the step begins.
+        batch: 'image' `(B, X, Y, Z, C)` and 'labels' `(B, X, Y, Z)`.
+        key: The run's; the step's own is made from it and the step's number.
+        accumulate: Micro-batches, one after the other, each in the memory of the one before. Gradients and loss are
+            the means of theirs, batch statistics go from one to the next, scores are of the whole batch.
+        skip_nonfinite: Whether an update whose loss or gradient is not finite is dropped, on the device: parameters,
+            batch statistics and optimiser stay as they were.
     """
     dropout_key = jax.random.fold_in(key, state.step)
+    gradient = functools.partial(_gradient, model, loss_function, state.params)
+    if accumulate == 1:
+        gradients, batch_stats, loss, counts = gradient(state.batch_stats, batch, dropout_key)
+    else:
 
-    def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch["image"],
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
-        )
-        return loss_function(logits, batch["labels"]), (logits, updated.get("batch_stats", {}))
+        def add(carry: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], tuple[jax.Array, scores.Counts]]:
+            total, batch_stats = carry
+            part = _micro_batch(batch, number, accumulate)
+            more, batch_stats, loss, counts = gradient(batch_stats, part, jax.random.fold_in(dropout_key, number))
+            return (jax.tree.map(jnp.add, total, more), batch_stats), (loss, counts)
 
-    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        nothing = jax.tree.map(jnp.zeros_like, state.params)
+        (total, batch_stats), (losses, counts) = lax.scan(add, (nothing, state.batch_stats), jnp.arange(accumulate))
+        gradients = jax.tree.map(lambda sum_: sum_ / accumulate, total)
+        loss, counts = losses.mean(), _sum_first(counts)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    counts = jax.tree.map(lambda cases: cases.sum(0), scores.count(logits, batch["labels"]))
     updated = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
     finite = is_finite(loss, gradients, batch_stats)
     if skip_nonfinite:
@@ -113,6 +127,43 @@ def is_finite(loss: jax.Array, gradients: Any, batch_stats: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(loss), *parts]))
 
 
+def _gradient(
+    model: nn.Module, loss_function: LossFunction, params: Any, batch_stats: Any, batch: Batch, key: jax.Array
+) -> tuple[Any, Any, jax.Array, scores.Counts]:
+    """Gradients, new batch statistics, loss, and the counts of all cases of a batch together."""
+
+    def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        return loss_function(logits, batch["labels"]), (logits, updated.get("batch_stats", {}))
+
+    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+    return gradients, batch_stats, loss, _sum_first(scores.count(logits, batch["labels"]))
+
+
+def _micro_batch(batch: Batch, number: jax.Array, accumulate: int) -> Batch:
+    """Every `accumulate`-th case of a batch.
+
+    Each device holds a run of neighbouring cases; taking every n-th takes as many from each device, with nothing to
+    send between them, where a run of cases would lie on a few devices alone.
+    """
+
+    def take(array: jax.Array) -> jax.Array:
+        apart = array.reshape(array.shape[0] // accumulate, accumulate, *array.shape[1:])
+        return lax.dynamic_index_in_dim(apart, number, axis=1, keepdims=False)
+
+    return jax.tree.map(take, batch)
+
+
+def _sum_first(counts: scores.Counts) -> scores.Counts:
+    return jax.tree.map(lambda count: count.sum(0), counts)
+
+
 def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:
     """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
     logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch["image"])
@@ -125,12 +176,13 @@ def jit_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     loss_function: LossFunction,
+    accumulate: int = 1,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        return train_step(model, optimizer, loss_function, state, batch, key, skip_nonfinite)
+        return train_step(model, optimizer, loss_function, state, batch, key, accumulate, skip_nonfinite)
 
     whole = replicated(mesh)
     return jax.jit(

@@ -68,6 +68,8 @@ def test_names_on_the_command_line_arrive_as_one_string():
         ({"loss": {"class_weights": (1.0, 1.0)}}, "loss.class_weights needs 4 weights"),
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),
         ({"conv": "fast"}, "conv is one of auto, direct"),
+        ({"accumulate": 0}, "accumulate must be at least 1; it is 0"),
+        ({"batch_size": 6, "accumulate": 4}, "batch_size must be divisible by config.accumulate, which is 4; it is 6"),
         ({"dtype": "float16"}, "dtype is float32 or bfloat16"),
         ({"batch_size": 3, "mesh": {"data": 2}}, "batch_size must be a multiple of the 2 devices of mesh.data"),
         (

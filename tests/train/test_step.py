@@ -62,7 +62,7 @@ def test_an_update_that_is_not_finite_is_seen_and_dropped(parts):
         infinite_gradient = jnp.sqrt(jnp.where(jnp.all(labels == 3), 0.0, 1.0) * jnp.sum(logits**2))
         return infinite_gradient + jnp.where(jnp.all(labels == 2), jnp.nan, 0.0)
 
-    steps = {skip: jit_train_step(mesh, model, optimizer, loss, skip) for skip in (False, True)}
+    steps = {skip: jit_train_step(mesh, model, optimizer, loss, skip_nonfinite=skip) for skip in (False, True)}
     before = init_state(model, optimizer, 0, 3)
 
     def after(skip, labels):
@@ -160,3 +160,5 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         make_mesh(-1, 1, 6)
     with pytest.raises(InputError, match="asks for 9 x 1 devices, there are 8"):
         make_mesh(9, 1, 9)
+    with pytest.raises(InputError, match=r"16 cannot be divided over 8 devices in 4 micro-batches\. Take .* 32"):
+        make_mesh(8, 1, 16, accumulate=4)
