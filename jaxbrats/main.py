@@ -4,6 +4,10 @@ From raw NIfTI files (or arrays already preprocessed) to a trained network with 
 preprocesses where that is not done, splits, trains or goes on training, evaluates the best checkpoint on the
 validation cases and draws. `configs/unet3d.py` is the real recipe, `configs/quickstart.py` needs no data. Any setting
 of the config file can be given on the command line: --config.learning_rate=3e-4 --config.data.raw_dir=/data/BraTS2023.
+
+A run over several machines is this same command, started on each by srun or mpirun; or by hand, with
+--coordinator=HOST:PORT (a free port of the machine of process 0), --processes=N and --process=I (0 to N - 1). All of
+them need the same folders. `experiments/slurm/` has files for sbatch.
 """
 
 import os
@@ -53,6 +57,9 @@ def _parse(arguments: Sequence[str]) -> flags.FlagValues:
         flags.DEFINE_string(
             "workdir", None, "Folder of the run; default runs/ and the config's name.", flag_values=values
         )
+        flags.DEFINE_string("coordinator", None, "HOST:PORT at which process 0 is reached.", flag_values=values)
+        flags.DEFINE_integer("processes", None, "Processes of the run.", lower_bound=1, flag_values=values)
+        flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0, flag_values=values)
         extra = values(program)[1:]
         if values["config"].value is None:
             raise InputError("--config=FILE is needed, for example --config=configs/unet3d.py")
@@ -84,9 +91,12 @@ def _train(values: flags.FlagValues) -> int:
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
 
     from jaxbrats import compilation, pipeline
+    from jaxbrats.train import hosts
 
+    cluster = hosts.find_cluster(values["coordinator"].value, values["processes"].value, values["process"].value)
     compilation.keep_compiled_programs()
-    return pipeline.run(settings, workdir)
+    with hosts.joined(cluster):
+        return pipeline.run(settings, workdir)
 
 
 if __name__ == "__main__":

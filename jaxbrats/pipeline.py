@@ -16,6 +16,7 @@ from jaxbrats.evaluation.curves import plot_curves
 from jaxbrats.evaluation.report.write import write_report
 from jaxbrats.evaluation.run import evaluate_run, is_evaluated
 from jaxbrats.evaluation.statistics import summary_table
+from jaxbrats.train import hosts
 from jaxbrats.train.interrupt import Interrupted
 from jaxbrats.train.logs import read_metrics
 from jaxbrats.train.loop import train
@@ -32,6 +33,8 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
     Raises:
         InputError: data or settings that cannot be used.
     """
+    # Of several processes the first makes what the others then find.
+    hosts.wait_for_first("data")
     data_dir, failed = prepare_data(settings, workdir)
     cases = find_arrays(data_dir)
     settings = adopt_preprocessing(settings, data_dir, array_shape(cases))
@@ -52,13 +55,17 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
         "val": list(split.val),
         "frame": frame and frame.to_dict(),
     }
-    write_record(workdir, settings, data_dir, chosen)
+    if hosts.is_first():
+        write_record(workdir, settings, data_dir, chosen)
+    hosts.let_others_follow("data")
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {data_dir}")
     try:
         outcome = train(settings, training, validation, workdir)
     except Interrupted as interruption:
         print(f"{interruption}; the same command goes on from there", file=sys.stderr)
         return interruption.exit_code
+    if not hosts.is_first():
+        return 0
     if not outcome.trained and is_evaluated(workdir):
         print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
     else:

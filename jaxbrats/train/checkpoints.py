@@ -33,12 +33,21 @@ logging.getLogger("absl").addFilter(_is_worth_telling)
 
 
 def open_checkpoints(workdir: pathlib.Path, read_only: bool = False) -> ocp.CheckpointManager:
-    """The manager of `workdir/checkpoints`; close it (or use `with`) to wait for what is still being written."""
+    """The manager of `workdir/checkpoints`; close it (or use `with`) to wait for what is still being written.
+
+    Args:
+        workdir: The run's folder.
+        read_only: Whether it is only read. Then each process opens it for itself; else all do everything together.
+    """
+    alone = {jax.process_index()} if read_only else None
     options = ocp.CheckpointManagerOptions(
         create=not read_only,
         read_only=read_only,
         best_fn=lambda metrics: metrics[SCORE],
         cleanup_tmp_directories=not read_only,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index() if read_only else 0, active_processes=alone
+        ),
         preservation_policy=preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(n=2),

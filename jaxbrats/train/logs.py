@@ -36,9 +36,13 @@ class MetricsLog:
     Args:
         workdir: The run's folder.
         resume_step: Step the run goes on from; later records are cut off first. 0 begins anew.
+        writes: Whether to write at all: of several processes one does.
     """
 
-    def __init__(self, workdir: pathlib.Path, resume_step: int) -> None:
+    def __init__(self, workdir: pathlib.Path, resume_step: int, writes: bool = True) -> None:
+        self._file = self._events = None
+        if not writes:
+            return
         path = workdir / "metrics.jsonl"
         kept = [record for record in _whole_lines(path) if record["step"] <= resume_step] if resume_step else []
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -50,6 +54,8 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record and hands it to the operating system, which keeps it even if the process is killed."""
+        if self._file is None:
+            return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._events:
@@ -58,7 +64,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._events:
             self._events.close()
 

@@ -21,10 +21,10 @@ from jaxbrats.data.labels import LABEL_NAMES, REGIONS
 from jaxbrats.data.loader import loader_position, training_batches, validation_batches
 from jaxbrats.errors import InputError
 from jaxbrats.model import scores
-from jaxbrats.train import checkpoints
+from jaxbrats.train import checkpoints, hosts
 from jaxbrats.train.interrupt import Interrupted, stop_flag
 from jaxbrats.train.logs import MetricsLog, read_metrics
-from jaxbrats.train.mesh import batch_shapes, make_mesh, put_batch, replicate
+from jaxbrats.train.mesh import batch_shapes, make_mesh, process_share, put_batch, replicate
 from jaxbrats.train.settings import Settings
 from jaxbrats.train.state import TrainState, init_state, make_model, make_optimizer, make_schedule
 from jaxbrats.train.step import StepMetrics, device_memory, jit_train_step, jit_validation_step, make_loss
@@ -112,9 +112,16 @@ def train(
             return Outcome(start, trained=False)
         step_function = jit_train_step(mesh, model, optimizer, loss).lower(state, shapes, key).compile()
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
-        log = MetricsLog(workdir, start)
+        log = MetricsLog(workdir, start, writes=hosts.is_first())
         clock = _Clock(read_metrics(workdir))
-        bar = tqdm(total=plan.total_steps, initial=start, desc="training", unit="step", dynamic_ncols=True)
+        bar = tqdm(
+            total=plan.total_steps,
+            initial=start,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not hosts.is_first(),
+        )
 
         def report(step: int, metrics: StepMetrics, index: np.ndarray) -> None:
             metrics = jax.device_get(metrics)
@@ -137,14 +144,15 @@ def train(
             bar.set_postfix({**bar_scores, "loss": f"{record['loss']:.4f}"}, refresh=False)
 
         bar_scores: dict[str, str] = {}
+        share, agreed = process_share(mesh), hosts.Agreement(mesh)
         batches = training_batches(
             training,
             batch_size=settings.batch_size,
             seed=settings.seed,
             start_batch=start,
             workers=settings.data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=share.index,
+            process_count=share.count,
         )
         try:
             with batches:
@@ -156,9 +164,10 @@ def train(
                     if pending:
                         report(*pending)
                     pending = (step, metrics, index)
+                    stopped = agreed(stop.number)
                     ends_epoch = plan.ends_epoch(step)
                     saves = settings.checkpoint.every_steps and step % settings.checkpoint.every_steps == 0
-                    if not (ends_epoch or saves or stop.number):
+                    if not (ends_epoch or saves or stopped):
                         continue
                     report(*pending)
                     pending = None
@@ -171,8 +180,8 @@ def train(
                         bar_scores["val_dice"] = f"{result[checkpoints.SCORE]:.3f}"
                         bar.set_description(f"epoch {epoch}/{plan.num_epochs}")
                     checkpoints.save(manager, state, place, result and {checkpoints.SCORE: result[checkpoints.SCORE]})
-                    if stop.number:
-                        raise Interrupted(stop.number, step)
+                    if stopped:
+                        raise Interrupted(stopped, step)
                     if step == plan.total_steps:
                         return Outcome(step, trained=True)
         finally:
@@ -190,12 +199,15 @@ def _validate(
 ) -> dict[str, Any]:
     """Loss and scores over the validation cases, each the mean over cases."""
     results = []
-    batches = validation_batches(cases, batch_size=settings.batch_size)
+    share = process_share(mesh)
+    batches = validation_batches(
+        cases, batch_size=settings.batch_size, process_index=share.index, process_count=share.count
+    )
     with batches:
-        for valid, batch in _ahead(batches, lambda batch: (batch["valid"], put_batch(mesh, batch))):
-            results.append((valid, step(state, batch)))
-    results = [jax.tree.map(lambda rows, valid=valid: rows[valid], jax.device_get(case)) for valid, case in results]
-    case = jax.tree.map(lambda *rows: np.concatenate(rows), *results)
+        for batch in _ahead(batches, lambda batch: put_batch(mesh, batch)):
+            results.append(step(state, batch))
+    # The last batch is filled up with cases from the start again.
+    case = jax.tree.map(lambda *rows: np.concatenate(rows)[: len(cases)], *jax.device_get(results))
     regions = {
         name: float(np.mean(scores.region_dice(case.counts.confusion, labels))) for name, labels in REGIONS.items()
     }
