@@ -107,6 +107,8 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Pat
             )
         if manifest["finished"]:
             return data_dir, _failures(manifest)
+        if missing := manifest.get("missing"):
+            print(f"{data_dir}: its preprocessing is not finished, missing shard {', '.join(missing)}; doing it now")
     raw_dir = pathlib.Path(data.raw_dir)
     if data.synthetic_cases:
         write_cohort(raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)

@@ -5,6 +5,10 @@
 Takes BraTS 2018 to 2023, Medical Segmentation Decathlon Task01 and nnU-Net raw folders, told apart by themselves.
 Writes OUT/images/CASE.npy (float32, X, Y, Z, C), OUT/masks/CASE.npy (uint8 labels) and OUT/manifest.json. Run again, it
 does only what is missing or changed.
+
+A large cohort can be made by several runs at the same time, on one machine or many: of --shard=1/4 to --shard=4/4 with
+the same --out each makes a quarter of the cases, and the last to end makes the manifest whole. Training says which are
+missing. experiments/slurm/preprocess.sbatch does it as an array job.
 """
 
 import sys
@@ -15,6 +19,7 @@ from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.preprocess import NORMALIZATIONS, Preprocessing
+from jaxbrats.data.shards import Shard
 from jaxbrats.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -35,6 +40,7 @@ _MIN_TUMOUR = flags.DEFINE_float(
     "min_tumour", 0.01, "Least share of tumour voxels in the crop; cases below are skipped.", flag_values=FLAGS
 )
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes. By default one a CPU.", lower_bound=0, flag_values=FLAGS)
+_SHARD = flags.DEFINE_string("shard", "1/1", "Which share of the cases: i/n, i from 1 to n.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -44,7 +50,9 @@ def main() -> int:
     except ValueError as error:
         raise InputError(f"--crop: expected three sizes such as 128,128,128, found {','.join(_CROP.value)}") from error
     settings = Preprocessing(tuple(_MODALITIES.value), crop, _NORMALIZATION.value, _MIN_TUMOUR.value)
-    records = preprocess_cohort(_RAW.value, _OUT.value, settings, _WORKERS.value)["cases"]
+    shard = Shard.parse(_SHARD.value)
+    manifest = preprocess_cohort(_RAW.value, _OUT.value, settings, _WORKERS.value, shard=shard)
+    records = manifest["cases"]
     by_status = {
         status: {name: record["reason"] for name, record in records.items() if record["status"] == status}
         for status in (KEPT, SKIPPED, FAILED)
@@ -54,5 +62,8 @@ def main() -> int:
     for reason in by_status[FAILED].values():
         print(f"failed {reason}", file=sys.stderr)
     counts = ", ".join(f"{len(reasons)} {status}" for status, reasons in by_status.items())
-    print(f"{len(records)} cases: {counts}. Arrays in {_OUT.value}")
+    share = f" in shard {shard}" if shard.count > 1 else ""
+    print(f"{len(records)} cases{share}: {counts}. Arrays in {_OUT.value}")
+    if missing := manifest.get("missing"):
+        print(f"not yet there: shard {', '.join(missing)}")
     return 1 if by_status[FAILED] else 0

@@ -5,6 +5,7 @@ with a stack trace; this says what happened, in a line.
 """
 
 import atexit
+import contextlib
 import os
 import socket
 import sys
@@ -78,10 +79,8 @@ class Heartbeat(threading.Thread):
         atexit.register(_end_at_once)
 
     def _publish(self, message: str) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # another was first, or process 0 is gone
             self._client.key_value_set(_FAILED, message)
-        except RuntimeError:
-            pass  # another was first, or process 0 is gone
 
     def _read_failure(self) -> str | None:
         return dict(self._client.key_value_dir_get(_FAILED)).get(_FAILED)
@@ -96,8 +95,8 @@ class Heartbeat(threading.Thread):
         if lost:
             names = ", ".join(self._describe(process) for process in lost)
             self._publish(
-                f"nothing heard of {names} for {SILENCE_SECONDS:.0f} seconds, so the run ends: killed, out of memory or "
-                "cut off from the network. The same command goes on from the last checkpoint"
+                f"nothing heard of {names} for {SILENCE_SECONDS:.0f} seconds: killed, out of memory or cut off "
+                "from the network. So the run ends; the same command goes on from the last checkpoint"
             )
 
     def _describe(self, process: int) -> str:
@@ -108,10 +107,8 @@ class Heartbeat(threading.Thread):
         return f"process {process} of {self._processes} ({host})"
 
     def _say_farewell(self) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # somebody is gone, which may be why
             self._client.wait_at_barrier("jaxbrats/farewell", _FAREWELL_SECONDS * 1000)
-        except RuntimeError:
-            pass  # somebody is gone, which may be why
         if self._process == 0:
             time.sleep(BEAT_SECONDS)  # the others' answers are on their way
 

@@ -8,8 +8,6 @@ files are written that the others read, and alone writes what a run tells about 
 import contextlib
 import dataclasses
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 

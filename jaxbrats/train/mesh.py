@@ -42,9 +42,8 @@ def make_mesh(data: int, space: int, batch_size: int) -> Mesh:
         local = jax.local_device_count()
         if data * space != len(devices) or (local % space and space % local):
             raise InputError(
-                f"config.mesh asks for {data} x {space} devices, there are {jax.process_count()} processes with {local} "
-                "devices each",
-                cure="Set config.mesh.data to -1, and config.mesh.space to a divisor or a multiple of a process's devices",
+                f"config.mesh asks for {data} x {space} devices, there are {jax.process_count()} processes of {local}",
+                cure="Set config.mesh.data to -1, config.mesh.space to a divisor or multiple of a process's devices",
             )
     if batch_size % data:
         raise InputError(
