@@ -21,7 +21,7 @@ SILENCE_SECONDS = 20.0
 BEAT_SECONDS = 1.0
 # Long enough that every process has read why the run ends before process 0, which keeps the message, is gone.
 _FAREWELL_SECONDS = 10
-_FAILED, _ALIVE, _HOST = "jaxbrats/failed", "jaxbrats/alive/", "jaxbrats/host/"
+_FAILED, _ALIVE, _HOST = "jaxbrats/failed/", "jaxbrats/alive/", "jaxbrats/host/"
 
 
 class Heartbeat(threading.Thread):
@@ -80,10 +80,11 @@ class Heartbeat(threading.Thread):
 
     def _publish(self, message: str) -> None:
         with contextlib.suppress(RuntimeError):  # another was first, or process 0 is gone
-            self._client.key_value_set(_FAILED, message)
+            self._client.key_value_set(f"{_FAILED}message", message)
 
     def _read_failure(self) -> str | None:
-        return dict(self._client.key_value_dir_get(_FAILED)).get(_FAILED)
+        # Of a whole folder, because asking for a single key that is not there is an error.
+        return next((message for _, message in self._client.key_value_dir_get(_FAILED)), None)
 
     def _look_for_lost(self) -> None:
         now = time.monotonic()
