@@ -2,13 +2,13 @@
 
     python experiments/scaling.py
 
-Three parts, all of the network of configs/unet3d.py:
+Three parts, the first and the last of the network of configs/unet3d.py:
 
 - memory: bytes that a training step takes on each device when a volume lies on 1, 2, 4 or 8 of them, by XLA's own
   account (`memory_analysis`) of the compiled program. Nothing is run, so this needs no GPU; XLA for GPUs takes more or
   less for its workspaces, but splits the same arrays.
-- time: weak and strong scaling on virtual devices, which are threads of one processor. Its cores are all at work with
-  one device already, so there is nothing to gain: the table tells what the splitting itself costs.
+- time: weak and strong scaling of a smaller network on virtual devices, which are threads of one processor. Its cores
+  are all at work with one device already, so there is nothing to gain: the table tells what the splitting itself costs.
 - model: `scaling_model.py` from these counts, with the speed of a GPU and of links stated, not measured.
 
 Writes scaling.json, .md and .png into experiments/results.
@@ -46,6 +46,7 @@ from jaxbrats.train.step import device_memory, jit_train_step, make_loss
 FLAGS = flags.FlagValues()
 _FEATURES = flags.DEFINE_list("features", ["16", "32", "64", "128", "256"], "Of the network.", flag_values=FLAGS)
 _VOLUMES = flags.DEFINE_list("volumes", ["128x128x128", "240x240x160"], "For the memory.", flag_values=FLAGS)
+_TIMED = flags.DEFINE_list("timed_features", ["8", "16", "32"], "Of the network that is timed.", flag_values=FLAGS)
 _EDGE = flags.DEFINE_integer("edge", 32, "Edge of the volumes of the timed steps.", flag_values=FLAGS)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed steps of each kind.", flag_values=FLAGS)
 _TFLOPS = flags.DEFINE_float("gpu_tflops", 30.0, "Sustained rate assumed of a GPU.", flag_values=FLAGS)
@@ -56,9 +57,11 @@ DEVICES = (1, 2, 4, 8)
 CHANNELS = 3
 
 
-def compiled_step(data: int, space: int, batch: int, shape: tuple[int, ...]) -> tuple[Any, Any, Settings, int]:
+def compiled_step(
+    features: list[str], data: int, space: int, batch: int, shape: tuple[int, ...]
+) -> tuple[Any, Any, Settings, int]:
     """The training step compiled for a mesh, that mesh, the settings and the bytes of the gradients."""
-    network = Model(features=tuple(map(int, _FEATURES.value)), dropout=(0.1,))
+    network = Model(features=tuple(map(int, features)), dropout=(0.1,))
     settings = Settings(batch_size=batch, conv="direct", model=network)
     model, optimizer = make_model(settings), make_optimizer(1e-4, "constant", 10)
     mesh = make_mesh(data, space, batch)
@@ -89,7 +92,7 @@ def memory_rows(shape: tuple[int, ...]) -> list[dict[str, Any]]:
     """Memory and traffic of a step on one volume split over 1, 2, 4 and 8 devices."""
     rows = []
     for space in DEVICES:
-        program, _, _, gradient_bytes = compiled_step(1, space, 1, shape)
+        program, _, _, gradient_bytes = compiled_step(_FEATURES.value, 1, space, 1, shape)
         rows.append(
             {
                 "shape": list(shape),
@@ -109,7 +112,7 @@ def memory_rows(shape: tuple[int, ...]) -> list[dict[str, Any]]:
 def timed(data: int, space: int, batch: int) -> dict[str, Any]:
     """Median seconds of a step on virtual devices, and the last loss."""
     shape = (_EDGE.value,) * 3
-    program, mesh, settings, _ = compiled_step(data, space, batch, shape)
+    program, mesh, settings, _ = compiled_step(_TIMED.value, data, space, batch, shape)
     model, optimizer = make_model(settings), make_optimizer(1e-4, "constant", 10)
     state = replicate(mesh, init_state(model, optimizer, 0, CHANNELS))
     key = replicate(mesh, jax.random.key(0))
@@ -194,6 +197,8 @@ def main() -> int:
         "edge": _EDGE.value,
         "rounds": _ROUNDS.value,
         "features": list(map(int, _FEATURES.value)),
+        "timed_features": list(map(int, _TIMED.value)),
+        "load": os.getloadavg()[1],
         "gradient_bytes": memory[0][0]["gradient_bytes"],
         "cpu_flops_per_second": cpu_rate,
         "gpu_tflops": _TFLOPS.value,

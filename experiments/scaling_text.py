@@ -31,11 +31,12 @@ def write_up(result: dict[str, Any]) -> str:
             "| --- | --- | --- | --- | --- | --- |",
             *map(_memory_row, result["memory"]),
             "",
-            f"## Time on virtual devices, {result['edge']}^3",
+            f"## Time on virtual devices: {result['edge']}^3, features {', '.join(map(str, result['timed_features']))}",
             "",
             f"Virtual devices share the {machine['cores']} cores, all at work with one device already. So more "
             "of them cannot be faster; 'over one device' tells what splitting costs for the same work (weak scaling: "
-            f"for as many times the work). Median (range) of {result['rounds']} steps. On GPUs: not measured.",
+            f"for as many times the work). Median (range) of {result['rounds']} steps. Other programs shared the "
+            f"machine (load {result['load']:.1f}), hence the ranges. On GPUs: not measured.",
             "",
             "| what | mesh data x space | batch | seconds | over one device | loss of the last step |",
             "| --- | --- | --- | --- | --- | --- |",

@@ -20,7 +20,7 @@ from jaxbrats.errors import InputError
 SILENCE_SECONDS = 20.0
 BEAT_SECONDS = 1.0
 # Long enough that every process has read why the run ends before process 0, which keeps the message, is gone.
-_FAREWELL_SECONDS = 10
+FAREWELL_SECONDS = 10
 _FAILED, _ALIVE, _HOST = "jaxbrats/failed/", "jaxbrats/alive/", "jaxbrats/host/"
 
 
@@ -109,7 +109,7 @@ class Heartbeat(threading.Thread):
 
     def _say_farewell(self) -> None:
         with contextlib.suppress(RuntimeError):  # somebody is gone, which may be why
-            self._client.wait_at_barrier("jaxbrats/farewell", _FAREWELL_SECONDS * 1000)
+            self._client.wait_at_barrier("jaxbrats/farewell", FAREWELL_SECONDS * 1000)
         if self._process == 0:
             time.sleep(BEAT_SECONDS)  # the others' answers are on their way
 

@@ -38,7 +38,7 @@ import sys, time
 from jaxbrats.commands import finish
 from jaxbrats.errors import InputError
 from jaxbrats.train import heartbeat, hosts
-heartbeat.SILENCE_SECONDS = 5.0
+heartbeat.SILENCE_SECONDS, heartbeat.FAREWELL_SECONDS = 5.0, 2
 port, process, what = sys.argv[1:]
 def work():
     with hosts.joined(hosts.Cluster(2, int(process), f"127.0.0.1:{port}")):
@@ -143,8 +143,8 @@ def test_the_death_of_process_0_ends_the_others(joined):
 
 
 def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_data, tiny_config, tmp_path):
-    """Four devices of one process, then of two, killed, and of two again, then one device: the losses are those of four
-    devices of one process.
+    """Eight devices of one process; two processes, killed; two again, which share each volume; one device: the losses
+    are those of four devices of one process.
     """
     config = {"__file__": str(tiny_config)}
     exec(tiny_config.read_text(), config)
@@ -155,15 +155,20 @@ def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_da
     cases = find_arrays(tiny_data)
     sides = [[case for case in cases if case.name in side] for side in vars(find_split(tiny_data, cases)).values()]
 
-    def train_here(workdir, epochs, devices):
-        settings.num_epochs, settings.mesh.data = epochs, devices
+    def train_here(workdir, epochs, data, space):
+        settings.num_epochs, settings.mesh.data, settings.mesh.space = epochs, data, space
         return train(from_config(settings), *sides, workdir).step
 
-    def start_two(hang_at, environment=None):
+    def start_two(hang_at, space, environment=None):
         port = free_port()
         flags = [f"--config={tiny_config}", f"--workdir={run}", f"--config.data.dir={tiny_data}"]
         flags += ["--config.batch_size=4", "--config.schedule=constant", "--config.checkpoint.every_steps=1"]
-        flags += ["--config.data.workers=0", "--config.mesh.data=-1", "--config.num_epochs=6"]
+        flags += [
+            "--config.data.workers=0",
+            "--config.mesh.data=-1",
+            "--config.num_epochs=6",
+            f"--config.mesh.space={space}",
+        ]
         cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla"), "TEST_HANG_AT": hang_at}
         if environment is not None:
             return [start(TRAIN, *flags, **cache, **environment(process, port)) for process in range(2)]
@@ -173,10 +178,10 @@ def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_da
     reference, run = tmp_path / "reference", tmp_path / "run"
     for folder in (reference, run):
         folder.mkdir()
-    assert train_here(reference, 7, 4) == 11
-    assert train_here(run, 1, 4) == 2
+    assert train_here(reference, 7, 4, 1) == 11
+    assert train_here(run, 1, 4, 2) == 2
 
-    killed = start_two("7")
+    killed = start_two("7", 1)
     wait_until(lambda: records(run)[-1]["step"] == 7, killed)
     for process in killed:
         process.kill()
@@ -187,13 +192,13 @@ def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_da
         job = {"SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
         return job | {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
 
-    ended = start_two("none", slurm)
+    ended = start_two("none", 4, slurm)
     outputs = [process.communicate(timeout=200) for process in ended]
     assert [process.returncode for process in ended] == [0, 0], outputs
     assert "done. Open" in outputs[0][0]
     assert "done" not in outputs[1][0]
     assert (run / "evaluation" / "summary.json").exists()
-    assert train_here(run, 7, 1) == 11
+    assert train_here(run, 7, 1, 1) == 11
 
     expected, found = losses(reference), losses(run)
     assert [entry[:2] for entry in found] == [entry[:2] for entry in expected]
