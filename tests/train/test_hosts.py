@@ -134,7 +134,7 @@ def test_the_death_of_a_process_ends_the_others(joined):
 
 
 def test_the_death_of_process_0_ends_the_others(joined):
-    first, second = joined("wait", "wait")
+    first, second = joined("compute", "compute")
     assert any("ready" in line for line in second.stderr)
     first.kill()
     _, heard = second.communicate(timeout=60)
