@@ -7,8 +7,8 @@ Three parts, the first and the last of the network of configs/unet3d.py:
 - memory: bytes that a training step takes on each device when a volume lies on 1, 2, 4 or 8 of them, by XLA's own
   account (`memory_analysis`) of the compiled program. Nothing is run, so this needs no GPU; XLA for GPUs takes more or
   less for its workspaces, but splits the same arrays.
-- time: weak and strong scaling of a smaller network on virtual devices, which are threads of one processor. Its cores
-  are all at work with one device already, so there is nothing to gain: the table tells what the splitting itself costs.
+- time: weak and strong scaling of a smaller network on virtual devices. They are threads that share one processor, so
+  this tells what the splitting costs and whether the losses agree, not how GPUs scale.
 - model: `scaling_model.py` from these counts, with the speed of a GPU and of links stated, not measured.
 
 Writes scaling.json, .md and .png into experiments/results.

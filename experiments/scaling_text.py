@@ -33,10 +33,11 @@ def write_up(result: dict[str, Any]) -> str:
             "",
             f"## Time on virtual devices: {result['edge']}^3, features {', '.join(map(str, result['timed_features']))}",
             "",
-            f"Virtual devices share the {machine['cores']} cores, all at work with one device already. So more "
-            "of them cannot be faster; 'over one device' tells what splitting costs for the same work (weak scaling: "
-            f"for as many times the work). Median (range) of {result['rounds']} steps. Other programs shared the "
-            f"machine (load {result['load']:.1f}), hence the ranges. On GPUs: not measured.",
+            f"Virtual devices are threads that share the {machine['cores']} cores, and other programs shared them too "
+            f"(load {result['load']:.1f}). What is below one here was won by filling the cores better than one device "
+            "does with XLA's direct 3-D convolutions, or is noise: it says that splitting costs little and that the "
+            "losses agree, and nothing about GPUs, which are not measured. 'Over one device' is for the same work (weak "
+            f"scaling: divided by the batch). Median (range) of {result['rounds']} steps.",
             "",
             "| what | mesh data x space | batch | seconds | over one device | loss of the last step |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -45,7 +46,7 @@ def write_up(result: dict[str, Any]) -> str:
             "## Model of a step on 1 to 1024 GPUs",
             "",
             f"Not measured. Each GPU is assumed to compute {result['gpu_tflops']:g} TFLOP/s of the step's FLOPs as XLA "
-            f"counts them (this CPU: {result['cpu_flops_per_second'] / 1e9:.0f} GFLOP/s, measured); gradients are "
+            f"counts them (this CPU, as loaded: {result['cpu_flops_per_second'] / 1e9:.0f} GFLOP/s, measured). Gradients are "
             f"{result['gradient_bytes'] / 1e6:.1f} MB; halos as in the first table. Links have the published speeds "
             "below, of which 70 % are reached, and none of the communication overlaps with the computation. Step times "
             "of devices differ by 2 % (standard deviation). The formula is in experiments/scaling_model.py, and "
@@ -101,7 +102,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         ]  # the same work as one device's
         axes[1].plot(devices, relative, marker="o", label=what)
     axes[1].axhline(1, color="0.7", linewidth=0.8)
-    axes[1].set(title="Cost of splitting (one processor)", ylabel="time over one device's, same work")
+    axes[1].set(title="Virtual devices of one processor", ylabel="time over one device's, same work")
     axes[1].set(xlabel="virtual devices", ylim=(0, None))
     shape = result["memory"][-1]["shape"]
     for links, style in zip(GPU_CLUSTERS, ("-", "--"), strict=True):
