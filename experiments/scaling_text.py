@@ -46,13 +46,13 @@ def write_up(result: dict[str, Any]) -> str:
             "## Model of a step on 1 to 1024 GPUs",
             "",
             f"Not measured. Each GPU is assumed to compute {result['gpu_tflops']:g} TFLOP/s of the step's FLOPs as XLA "
-            f"counts them (this CPU, as loaded: {result['cpu_flops_per_second'] / 1e9:.0f} GFLOP/s, measured). Gradients are "
-            f"{result['gradient_bytes'] / 1e6:.1f} MB; halos as in the first table. Links have the published speeds "
-            "below, of which 70 % are reached, and none of the communication overlaps with the computation. Step times "
-            "of devices differ by 2 % (standard deviation). The formula is in experiments/scaling_model.py, and "
-            "`--gpu_tflops` takes another speed. A batch is one case for each group of devices that shares a volume; "
-            "whether a network learns as well from a batch of hundreds is another question (BraTS 2023 has 1,251 "
-            "cases).",
+            f"counts them (this CPU, as loaded: {result['cpu_flops_per_second'] / 1e9:.0f} GFLOP/s, measured). "
+            f"Gradients are {result['gradient_bytes'] / 1e6:.1f} MB; halos as in the first table. Links have the "
+            "published speeds below, of which 70 % are reached, and none of the communication overlaps with the "
+            "computation. Step times of devices differ by 2 % (standard deviation). The formula is in "
+            "experiments/scaling_model.py, and `--gpu_tflops` takes another speed. A batch is one case for each group of "
+            "devices that shares a volume; whether a network learns as well from a batch of hundreds is another question "
+            "(BraTS 2023 has 1,251 cases).",
             *(line for links in CLUSTERS for line in _model_table(result["model"], links.name)),
             "",
         ]
