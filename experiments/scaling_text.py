@@ -36,7 +36,7 @@ def write_up(result: dict[str, Any]) -> str:
             f"Virtual devices are threads that share the {machine['cores']} cores, and other programs shared them too "
             f"(load {result['load']:.1f}). What is below one here was won by filling the cores better than one device "
             "does with XLA's direct 3-D convolutions, or is noise: it says that splitting costs little and that the "
-            "losses agree, and nothing about GPUs, which are not measured. 'Over one device' is for the same work (weak "
+            "losses agree, and nothing of GPUs (not measured). 'Over one device' is for the same work (weak "
             f"scaling: divided by the batch). Median (range) of {result['rounds']} steps.",
             "",
             "| what | mesh data x space | batch | seconds | over one device | loss of the last step |",
@@ -50,8 +50,8 @@ def write_up(result: dict[str, Any]) -> str:
             f"Gradients are {result['gradient_bytes'] / 1e6:.1f} MB; halos as in the first table. Links have the "
             "published speeds below, of which 70 % are reached, and none of the communication overlaps with the "
             "computation. Step times of devices differ by 2 % (standard deviation). The formula is in "
-            "experiments/scaling_model.py, and `--gpu_tflops` takes another speed. A batch is one case for each group of "
-            "devices that shares a volume; whether a network learns as well from a batch of hundreds is another question "
+            "experiments/scaling_model.py, and `--gpu_tflops` takes another speed. A batch is one case for each group "
+            "of devices that shares a volume; whether a network learns as well from hundreds is another question "
             "(BraTS 2023 has 1,251 cases).",
             *(line for links in CLUSTERS for line in _model_table(result["model"], links.name)),
             "",
