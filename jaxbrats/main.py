@@ -7,6 +7,10 @@ can be given on the command line: --config.learning_rate=3e-4 --config.data.raw_
 
 --workdir is runs/ and the config's name by default. The same command again goes on where a run stopped. A run's record
 is a config too: --config=RUN/config.json --workdir=NEW runs it again.
+
+A run over several machines is this same command, started on each by srun or mpirun; or by hand, with
+--coordinator=HOST:PORT (a free port of the machine of process 0), --processes=N and --process=I (0 to N - 1). All of
+them need the same folders. `experiments/slurm/` has files for sbatch.
 """
 
 import dataclasses
@@ -38,18 +42,18 @@ def run(arguments: Sequence[str]) -> int:
         print((__doc__ or "").strip())
         return 0 if arguments else 2
     try:
-        config, workdir = _parse(arguments)
+        config, workdir, values = _parse(arguments)
     except InputError as error:
         print(f"jaxbrats train: {error}", file=sys.stderr)
         return 2
-    return finish("jaxbrats train", lambda: _train(config, workdir))
+    return finish("jaxbrats train", lambda: _train(config, workdir, values))
 
 
-def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
+def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.FlagValues]:
     """Reads the command line.
 
     Returns:
-        The config file's settings with what the command line changes, and the run's folder.
+        The config file's settings with what the command line changes, the run's folder, and the other flags.
 
     Raises:
         InputError: a flag, a setting or the config file itself is wrong.
@@ -60,6 +64,9 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "Config file, or the config.json of a run.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT at which process 0 is reached.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "Processes of the run.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0, flag_values=values)
     values.set_gnu_getopt(True)
     changes = flags.FlagValues()
     try:
@@ -80,7 +87,7 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
     path = pathlib.Path(values.config)
     # A run's own config.json goes on with the run.
     default = path.parent if path.suffix == ".json" else pathlib.Path("runs") / path.stem
-    return changes.config, pathlib.Path(values.workdir or default)
+    return changes.config, pathlib.Path(values.workdir or default), values
 
 
 def _wrong_value(message: str) -> InputError:
@@ -93,9 +100,10 @@ def _wrong_value(message: str) -> InputError:
     return InputError(f"{name} is {what}; it cannot be {value!r}", cure="See jaxbrats train --help")
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path) -> int:
+def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) -> int:
     with no_garbage_collection():
         from jaxbrats import compilation, pipeline
+        from jaxbrats.train import hosts
         from jaxbrats.train.settings import from_config
 
     settings = from_config(config)
@@ -104,8 +112,10 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> int:
         return 2
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
+    cluster = hosts.find_cluster(values.coordinator, values.processes, values.process)
     compilation.keep_compiled_programs()
-    return pipeline.run(settings, workdir)
+    with hosts.joined(cluster):
+        return pipeline.run(settings, workdir)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ import dataclasses
 import pathlib
 import sys
 
-import jax
-
 from jaxbrats.data.arrays import array_shape, find_arrays, fingerprint
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.geometry import Frame, common_frame
@@ -16,6 +14,7 @@ from jaxbrats.data.split import load_or_make_split
 from jaxbrats.errors import InputError
 from jaxbrats.locks import locked
 from jaxbrats.signals import Interrupted
+from jaxbrats.train import hosts
 from jaxbrats.train.logs import read_metrics
 from jaxbrats.train.loop import Outcome, train
 from jaxbrats.train.mesh import make_mesh
@@ -34,13 +33,14 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
     """
     # What the devices cannot serve is refused before anything is read.
     make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size, settings.accumulate)
-    # Of several hosts that train one run together, one holds the folder for all.
-    alone = jax.process_index() == 0
-    with locked(workdir, "train", "a training run") if alone else contextlib.nullcontext():
+    # Of several processes that train one run together, one holds the folder for all.
+    with locked(workdir, "train", "a training run") if hosts.is_first() else contextlib.nullcontext():
         return _run(settings, workdir)
 
 
 def _run(settings: Settings, workdir: pathlib.Path) -> int:
+    # Of several processes the first makes what the others then find.
+    hosts.wait_for_first("data")
     data_dir, failed = prepare_data(settings, workdir)
     cases = find_arrays(data_dir)
     settings = adopt_preprocessing(settings, data_dir, array_shape(cases))
@@ -61,13 +61,17 @@ def _run(settings: Settings, workdir: pathlib.Path) -> int:
         "val": list(split.val),
         "frame": frame and frame.to_dict(),
     }
-    write_record(workdir, settings, data_dir, chosen)
+    if hosts.is_first():
+        write_record(workdir, settings, data_dir, chosen)
+    hosts.let_others_follow("data")
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {data_dir}")
     try:
         outcome = train(settings, training, validation, workdir)
     except Interrupted as interruption:
         print(f"{interruption}; the same command goes on from there", file=sys.stderr)
         return interruption.exit_code
+    if not hosts.is_first():
+        return 0
     failed += map(str, _write_results(settings, workdir, outcome))
     for problem in failed:
         print(f"not used: {problem}", file=sys.stderr)
@@ -120,6 +124,8 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Pat
             )
         if manifest["finished"]:
             return data_dir, _failures(manifest)
+        if missing := manifest.get("missing"):
+            print(f"{data_dir}: its preprocessing is not finished, missing shard {', '.join(missing)}; doing it now")
     raw_dir = pathlib.Path(data.raw_dir)
     if data.synthetic_cases:
         from jaxbrats.data.synthetic import write_cohort  # with much of SciPy, which no other run needs

@@ -7,6 +7,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,9 @@ def _manifest_cases(data_dir: pathlib.Path) -> list[ArrayCase]:
     manifest = manifests.read_manifest(data_dir)
     if not manifest["finished"]:
         problem = "holds arrays whose preprocessing was not finished"
+        if manifest.get("missing"):
+            cure = "Run jaxbrats preprocess with --shard for each of these, or once without to make all that is missing"
+            raise InputError(f"{problem}: missing {_shards(manifest)}", file=data_dir, cure=cure)
         raise InputError(problem, file=data_dir, cure=_PREPROCESS_AGAIN)
     records = manifest["cases"]
     cases = [
@@ -96,6 +100,11 @@ def _manifest_cases(data_dir: pathlib.Path) -> list[ArrayCase]:
             if path not in present:
                 raise InputError("is missing", case=case.name, file=path, cure=_PREPROCESS_AGAIN)
     return cases
+
+
+def _shards(manifest: dict[str, Any]) -> str:
+    missing = manifest["missing"]
+    return f"shard {missing[0]}" if len(missing) == 1 else f"shards {', '.join(missing)}"
 
 
 def _keras_cases(folder: pathlib.Path, side: str | None) -> list[ArrayCase]:

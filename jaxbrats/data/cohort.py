@@ -1,9 +1,14 @@
-"""A whole cohort from NIfTI files to arrays: several processes, only what is missing or changed, one manifest."""
+"""A whole cohort from NIfTI files to arrays: several processes, only what is missing or changed, one manifest.
 
+Several runs, on one machine or many, may share a cohort as shards (see `jaxbrats.data.shards`); a run of its own is the
+one shard of one.
+"""
+
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tqdm
@@ -17,15 +22,17 @@ from jaxbrats.data.manifest import (
     ManifestWriter,
     arrays_are_whole,
     checksum,
-    has_manifest,
     image_path,
     mask_path,
+    read_file,
     read_manifest,
+    read_parts,
 )
 from jaxbrats.data.npy import write_npy
 from jaxbrats.data.preprocess import Preprocessing, preprocess_case
+from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, cohort_checksum
 from jaxbrats.errors import InputError
-from jaxbrats.locks import locked
+from jaxbrats.locks import held_briefly, locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +49,9 @@ def preprocess_cohort(
     settings: Preprocessing,
     workers: int | None = None,
     progress: bool = True,
+    shard: Shard = WHOLE,
 ) -> dict[str, Any]:
-    """Makes the arrays of every case of a cohort, and the manifest that says how each went.
+    """Makes the arrays of every case of a cohort, or of a shard of them, and the manifest that says how each went.
 
     Run again it makes only what is missing or whose sources changed (path, size, modification time), and tries failed
     cases anew; with other settings it makes everything. Arrays of cases that are gone or no longer kept are deleted.
@@ -54,23 +62,29 @@ def preprocess_cohort(
         settings: What the arrays hold.
         workers: Processes; 0 and 1 work in this one, None takes one a CPU.
         progress: Whether to show a progress bar (only ever on a terminal).
+        shard: The share of the cases that this run makes. Shards may be at work in one folder at the same time.
 
     Returns:
-        The manifest. A case whose files cannot be used is in it as 'failed', and the others go on.
+        The manifest of these cases, of a shard with the entry `missing` (see `shards.merge`). A case whose files cannot
+        be used is in it as 'failed', and the others go on.
 
     Raises:
         InputError: no case is found, another run is at work in `out_dir`, `out_dir` holds arrays that no manifest
-            lists, or a worker process died.
+            lists, other shards there were begun with other settings or another number, or a worker process died.
         OSError: an array cannot be written (full disk, no permission).
     """
     raw, out = pathlib.Path(raw_dir), pathlib.Path(out_dir)
     cohort = find_cases(raw, settings.modalities)
-    with locked(out, "preprocess", "a preprocess run"):
-        records, tasks = _plan(raw, out, settings, cohort.cases)
-        problems = {problem.case or str(problem.file): problem for problem in cohort.problems}
-        records |= {name: {"status": FAILED, "reason": str(problem)} for name, problem in problems.items()}
-        names = [*(case.name for case in cohort.cases), *problems]
-        writer = ManifestWriter(out, settings, names, records)
+    problems = {problem.case or str(problem.file): problem for problem in cohort.problems}
+    everything = [*(case.name for case in cohort.cases), *problems]
+    names = shard.share(everything)
+    with _at_work(out, shard):
+        with held_briefly(out, "manifest"):
+            records, tasks = _plan(raw, out, settings, cohort.cases, shard, set(names))
+            records |= {name: {"status": FAILED, "reason": str(problems[name])} for name in names if name in problems}
+            writer = ManifestWriter(out, settings, names, records, shard, cohort_checksum(everything))
+            if shard == WHOLE:
+                _delete_parts(out)
         results = processes.map_in_processes(
             _work,
             tasks,
@@ -93,42 +107,128 @@ def preprocess_cohort(
         except BaseException:
             writer.save()
             raise
-        return writer.save(finished=True)
+        manifest = writer.save(finished=True)
+        if shard != WHOLE:
+            with held_briefly(out, "manifest"):
+                manifest["missing"] = _merge_parts(out)
+        return manifest
+
+
+@contextlib.contextmanager
+def _at_work(out: pathlib.Path, shard: Shard) -> Iterator[None]:
+    """Holds a folder for this run, whole or, beside other shards, as one of them.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    alone = shard == WHOLE
+    with locked(out, "preprocess", "a preprocess run", shared=not alone), contextlib.ExitStack() as locks:
+        if not alone:
+            name = f"preprocess-{shard.index}-of-{shard.count}"
+            locks.enter_context(locked(out, name, f"a preprocess run of shard {shard}"))
+        yield
 
 
 def _plan(
-    raw: pathlib.Path, out: pathlib.Path, settings: Preprocessing, cases: Iterable[Case]
+    raw: pathlib.Path,
+    out: pathlib.Path,
+    settings: Preprocessing,
+    cases: Iterable[Case],
+    shard: Shard,
+    names: set[str],
 ) -> tuple[dict[str, dict[str, Any]], list[_Task]]:
-    """Splits a cohort into the records that still hold and the work that is left, and deletes arrays that don't."""
-    old: dict[str, dict[str, Any]] = {}
-    same_settings = False
-    if has_manifest(out):
-        manifest = read_manifest(out)
-        old = manifest["cases"]
-        same_settings = manifest["settings"] == settings.to_dict()
-    elif any(path for folder in ("images", "masks") for path in (out / folder).glob("*.npy")):
+    """Splits a shard into the records that still hold and the work that is left, and deletes arrays that don't."""
+    manifests = _manifests(out, settings, shard)
+    old = {name: record for manifest in manifests for name, record in manifest["cases"].items()}
+    usable = {
+        name: record
+        for manifest in manifests
+        if manifest["settings"] == settings.to_dict()
+        for name, record in manifest["cases"].items()
+    }
+    if not manifests and any(path for folder in ("images", "masks") for path in (out / folder).glob("*.npy")):
         problem = "the folder holds arrays that no manifest.json lists, perhaps of another program"
         raise InputError(problem, file=out, cure="Choose another folder for the output")
     for folder in ("images", "masks"):
         for partial in (out / folder).glob(".partial-*"):  # of a run that was killed: the lock says that none is alive
-            partial.unlink(missing_ok=True)
+            if shard == WHOLE or partial.stem.split("-", 2)[-1] in names:
+                partial.unlink(missing_ok=True)
     records, tasks = {}, []
     for case in cases:
+        if case.name not in names:
+            continue
         try:
             sources = _sources(case, settings, raw)
         except InputError as error:
             records[case.name] = _failed(case, error)
             continue
-        record = old.get(case.name, {})
-        if same_settings and record.get("sources") == sources and _is_done(case.name, record, settings, out):
+        record = usable.get(case.name, {})
+        if record.get("sources") == sources and _is_done(case.name, record, settings, out):
             records[case.name] = record
         else:
             tasks.append(_Task(case, sources, settings, out))
-    for name, record in old.items():
-        if record["status"] == KEPT and record is not records.get(name):
-            image_path(out, name).unlink(missing_ok=True)
-            mask_path(out, name).unlink(missing_ok=True)
+    _delete_arrays(
+        out,
+        (
+            name
+            for name, record in old.items()
+            if record["status"] == KEPT and record is not records.get(name) and (shard == WHOLE or name in names)
+        ),
+    )
     return records, tasks
+
+
+def _manifests(out: pathlib.Path, settings: Preprocessing, shard: Shard) -> list[dict[str, Any]]:
+    """All manifests of the folder, the shards' last.
+
+    Raises:
+        InputError: what this shard makes could not be merged with what other shards there have made.
+    """
+    parts = {} if shard == WHOLE else read_parts(out)
+    for other, manifest in parts.items():
+        if other.count != shard.count:
+            raise InputError(
+                f"was begun in {other.count} shards, so shard {shard} does not belong to it",
+                file=out,
+                cure=f"Go on with {other.count} shards, or run once without --shard: finished cases are kept",
+            )
+        if other != shard and manifest["settings"] != settings.to_dict():
+            made = manifest["settings"]
+            name = next(name for name, value in settings.to_dict().items() if made[name] != value)
+            raise InputError(
+                f"shard {other} was made with {name} = {made[name]}, shard {shard} is to be with "
+                f"{settings.to_dict()[name]}",
+                file=out,
+                cure="Give all shards the same settings, or choose another folder",
+            )
+    if shard == WHOLE:  # takes over whatever shards have left
+        parts = {path: read_file(path) for path in sorted(out.glob("manifest.*-of-*.json"))}
+    whole = [read_file(out / MANIFEST)] if (out / MANIFEST).exists() else []
+    return [*whole, *parts.values()]
+
+
+def _merge_parts(out: pathlib.Path) -> list[str]:
+    """Makes one manifest of those of the shards, if they are all there and done; returns which are missing."""
+    merged = read_manifest(out)
+    missing = merged.pop("missing")
+    if not missing:
+        before = read_file(out / MANIFEST)["cases"] if (out / MANIFEST).exists() else {}
+        files.write_json(out / MANIFEST, merged)
+        _delete_parts(out)
+        gone = (name for name in before.keys() - merged["cases"].keys() if before[name]["status"] == KEPT)
+        _delete_arrays(out, gone)
+    return missing
+
+
+def _delete_parts(out: pathlib.Path) -> None:
+    for path in out.glob("manifest.*-of-*.json"):
+        path.unlink()
+
+
+def _delete_arrays(out: pathlib.Path, names: Iterable[str]) -> None:
+    for name in names:
+        image_path(out, name).unlink(missing_ok=True)
+        mask_path(out, name).unlink(missing_ok=True)
 
 
 def _sources(case: Case, settings: Preprocessing, raw: pathlib.Path) -> dict[str, Any]:

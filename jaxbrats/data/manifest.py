@@ -5,7 +5,8 @@
     DATA/manifest.json     {"version", "settings", "finished", "cases": {NAME: record}}
 
 A record has a `status`: 'kept' (its arrays are there), 'skipped' (not for training) or 'failed' (its files cannot be
-used), with the `reason`. `finished` is true once every case of the cohort was tried.
+used), with the `reason`. `finished` is true once every case of the cohort was tried. Of a folder that several runs make
+together, see `jaxbrats.data.shards`, `read_manifest` reads what their manifests say together.
 """
 
 import pathlib
@@ -18,11 +19,11 @@ from isal import isal_zlib
 
 from jaxbrats import files
 from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, find_parts, merge
 from jaxbrats.errors import InputError
 
 VERSION = 1
 KEPT, SKIPPED, FAILED = "kept", "skipped", "failed"
-_NAME = "manifest.json"
 
 
 def image_path(data_dir: pathlib.Path, case: str) -> pathlib.Path:
@@ -42,16 +43,44 @@ def checksum(array: np.ndarray) -> str:
 
 def has_manifest(data_dir: str | pathlib.Path) -> bool:
     """Whether preprocessing was ever begun in a folder."""
-    return (pathlib.Path(data_dir) / _NAME).exists()
+    data_dir = pathlib.Path(data_dir)
+    return (data_dir / MANIFEST).exists() or bool(find_parts(data_dir))
 
 
 def read_manifest(data_dir: str | pathlib.Path) -> dict[str, Any]:
-    """Reads the manifest of a folder of arrays.
+    """Reads the manifest of a folder of arrays; of shards that are not yet all there, see `shards.merge`.
 
     Raises:
         InputError: there is none, or it is damaged or of another version of the format.
     """
-    path = pathlib.Path(data_dir) / _NAME
+    data_dir = pathlib.Path(data_dir)
+    parts = read_parts(data_dir)
+    if not parts:
+        return read_file(data_dir / MANIFEST)
+    return merge(parts, read_file(data_dir / MANIFEST) if (data_dir / MANIFEST).exists() else None)
+
+
+def read_parts(data_dir: pathlib.Path) -> dict[Shard, dict[str, Any]]:
+    """Reads the manifests of the shards of a folder, of which there are none when they are merged.
+
+    Raises:
+        InputError: as `read_manifest`.
+    """
+    parts = {}
+    for shard, path in find_parts(data_dir).items():
+        parts[shard] = read_file(path)
+        if not isinstance(parts[shard].get("cohort"), str):
+            cure = "Delete it and run that shard again"
+            raise InputError("is not as jaxbrats preprocess writes it", file=path, cure=cure)
+    return parts
+
+
+def read_file(path: pathlib.Path) -> dict[str, Any]:
+    """Reads one manifest.
+
+    Raises:
+        InputError: as `read_manifest`.
+    """
     if not path.exists():
         raise InputError("is not there, so this is no folder of arrays", file=path, cure="Run jaxbrats preprocess")
     manifest = files.read_json(path)
@@ -93,6 +122,8 @@ class ManifestWriter:
         settings: How they are made.
         order: Names of all cases, in the order in which they are written.
         records: What is known at the start.
+        shard: Whose manifest it is.
+        cohort: `cohort_checksum` of all cases, of a shard.
     """
 
     def __init__(
@@ -101,9 +132,12 @@ class ManifestWriter:
         settings: Preprocessing,
         order: Iterable[str],
         records: Mapping[str, dict[str, Any]],
+        shard: Shard = WHOLE,
+        cohort: str | None = None,
     ) -> None:
-        self._path = data_dir / _NAME
-        self._settings = settings.to_dict()
+        self._path = data_dir / shard.manifest_name
+        self._head = {"version": VERSION, "settings": settings.to_dict()}
+        self._cohort = {} if shard == WHOLE else {"cohort": cohort}
         self._order = tuple(order)
         self._records = dict(records)
         self.save()
@@ -118,7 +152,7 @@ class ManifestWriter:
         """Writes and returns the manifest as it is now."""
         start = time.monotonic()
         cases = {name: self._records[name] for name in self._order if name in self._records}
-        manifest = {"version": VERSION, "settings": self._settings, "finished": finished, "cases": cases}
+        manifest = {**self._head, "finished": finished, **self._cohort, "cases": cases}
         files.write_json(self._path, manifest)
         # The manifest of a large cohort takes a while to write: then it is written less often.
         now = time.monotonic()

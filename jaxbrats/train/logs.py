@@ -39,12 +39,16 @@ class MetricsLog:
     Args:
         workdir: The run's folder.
         resume_step: Step the run goes on from; later records are cut off first. 0 begins anew.
+        writes: Whether to write at all: of several processes one does.
 
     Raises:
         OSError: a file cannot be written.
     """
 
-    def __init__(self, workdir: pathlib.Path, resume_step: int) -> None:
+    def __init__(self, workdir: pathlib.Path, resume_step: int, writes: bool = True) -> None:
+        self._file = self._events = None
+        if not writes:
+            return
         self._path = workdir / "metrics.jsonl"
         kept = [record for record in _whole_lines(self._path) if record["step"] <= resume_step] if resume_step else []
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -58,6 +62,8 @@ class MetricsLog:
         Raises:
             OSError: naming the file.
         """
+        if self._file is None:
+            return
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         before = os.fstat(self._file.fileno()).st_size
         try:
@@ -71,7 +77,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._events:
             self._events.close()
 

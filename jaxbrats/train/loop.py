@@ -24,10 +24,10 @@ from jaxbrats.data.loader import loader_position, training_batches, validation_b
 from jaxbrats.errors import InputError
 from jaxbrats.model import scores
 from jaxbrats.signals import Interrupted, StopFlag, stop_flag
-from jaxbrats.train import checkpoints
+from jaxbrats.train import checkpoints, hosts
 from jaxbrats.train.clock import Clock
 from jaxbrats.train.logs import MetricsLog, read_metrics
-from jaxbrats.train.mesh import batch_shapes, make_mesh, put_batch, replicate
+from jaxbrats.train.mesh import batch_shapes, make_mesh, process_share, put_batch, replicate
 from jaxbrats.train.settings import Settings
 from jaxbrats.train.state import TrainState, init_state, make_model, make_optimizer, make_schedule
 from jaxbrats.train.step import StepMetrics, device_memory, jit_train_step, jit_validation_step, make_loss
@@ -139,9 +139,16 @@ def _train(
             )
             step_function = step_function.lower(state, shapes, key).compile()
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
-        log = MetricsLog(workdir, start)
+        log = MetricsLog(workdir, start, writes=hosts.is_first())
         clock = Clock(read_metrics(workdir))
-        bar = tqdm(total=plan.total_steps, initial=start, desc="training", unit="step", dynamic_ncols=True)
+        bar = tqdm(
+            total=plan.total_steps,
+            initial=start,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not hosts.is_first(),
+        )
 
         def report(step: int, metrics: StepMetrics, index: np.ndarray) -> None:
             metrics = jax.device_get(metrics)
@@ -183,21 +190,22 @@ def _train(
             return {checkpoints.SCORE: result[checkpoints.SCORE]}
 
         bar_scores: dict[str, str] = {}
+        share, agreed = process_share(mesh), hosts.Agreement(mesh)
         batches = training_batches(
             training,
             batch_size=settings.batch_size,
             seed=settings.seed,
             start_batch=start,
             workers=settings.data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=share.index,
+            process_count=share.count,
         )
         try:
             with batches:
                 if unscored:  # a signal came during its validation
                     if result := finish_epoch(start, state):
                         checkpoints.save(manager, state, place, result)
-                    if stop.number:
+                    if stop.number and jax.process_count() == 1:
                         raise Interrupted(stop.number, start)
                     if start == plan.total_steps:
                         return Outcome(start, trained=True)
@@ -209,19 +217,20 @@ def _train(
                     if pending:
                         report(*pending)
                     pending = (step, metrics, index)
+                    stopped = agreed(stop.number)
                     ends_epoch = plan.ends_epoch(step)
                     if step == start + _SETTLED:
                         release_freed_memory()
                     saves = settings.checkpoint.every_steps and step % settings.checkpoint.every_steps == 0
-                    if not (ends_epoch or saves or stop.number):
+                    if not (ends_epoch or saves or stopped):
                         continue
                     report(*pending)
                     pending = None
                     checkpoints.save(manager, state, place, finish_epoch(step, state) if ends_epoch else None)
                     if ends_epoch:
                         release_freed_memory()  # what validation took
-                    if stop.number:
-                        raise Interrupted(stop.number, step)
+                    if stopped:
+                        raise Interrupted(stopped, step)
                     if step == plan.total_steps:
                         return Outcome(step, trained=True)
         finally:
@@ -242,15 +251,21 @@ def _validate(
     cases take longer than a batch system waits.
     """
     results = []
-    batches = validation_batches(cases, batch_size=settings.batch_size // settings.accumulate)
+    share = process_share(mesh)
+    batches = validation_batches(
+        cases,
+        batch_size=settings.batch_size // settings.accumulate,
+        process_index=share.index,
+        process_count=share.count,
+    )
     with batches:
-        for valid, batch in _ahead(batches, lambda batch: (batch["valid"], put_batch(mesh, batch))):
-            # Of several hosts one alone must not leave the others waiting at the next batch.
+        for batch in _ahead(batches, lambda batch: put_batch(mesh, batch)):
+            # Of several processes one alone must not leave the others waiting at the next batch.
             if stop.number and jax.process_count() == 1:
                 return None
-            results.append((valid, step(state, batch)))
-    results = [jax.tree.map(lambda rows, valid=valid: rows[valid], jax.device_get(case)) for valid, case in results]
-    case = jax.tree.map(lambda *rows: np.concatenate(rows), *results)
+            results.append(step(state, batch))
+    # The last batch is filled up with cases from the start again.
+    case = jax.tree.map(lambda *rows: np.concatenate(rows)[: len(cases)], *jax.device_get(results))
     regions = {
         name: float(np.mean(scores.region_dice(case.counts.confusion, labels))) for name, labels in REGIONS.items()
     }

@@ -3,8 +3,12 @@
 Two axes: 'data' splits the batch, 'space' splits each volume along its first spatial axis. The state is on every
 device. `jax.jit` with these shardings lets XLA put in the communication
 (https://docs.jax.dev/en/latest/sharded-computation.html).
+
+The devices may be those of several processes. 'space' is the inner axis, so that a volume lies on neighbouring devices,
+of one process if it can.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -24,7 +28,8 @@ def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Me
         accumulate: Micro-batches that it is worked on in; the 'data' axis must divide each.
 
     Raises:
-        InputError: more devices asked for than there are, or a batch that they do not divide.
+        InputError: more devices asked for than there are (or, of several processes, not all), or a batch that they do
+            not divide.
     """
     devices = jax.devices()
     if data == -1:
@@ -34,6 +39,13 @@ def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Me
             f"config.mesh asks for {data} x {space} devices, there are {len(devices)} ({devices[0].platform})",
             cure="Lower config.mesh.data or config.mesh.space",
         )
+    if jax.process_count() > 1:
+        local = jax.local_device_count()
+        if data * space != len(devices) or (local % space and space % local):
+            raise InputError(
+                f"config.mesh asks for {data} x {space} devices, there are {jax.process_count()} processes of {local}",
+                cure="Set config.mesh.data to -1, config.mesh.space to a divisor or multiple of a process's devices",
+            )
     if batch_size % (data * accumulate):
         parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
         raise InputError(
@@ -54,15 +66,45 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data", "space"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What a process's devices hold of every batch.
+
+    Attributes:
+        index: Which share of the batch's rows, from 0.
+        count: How many shares the rows are cut into.
+        space: Which parts of the volumes' first axis, cut into as many as the mesh's 'space' axis is long.
+    """
+
+    index: int
+    count: int
+    space: range
+
+
+def process_share(mesh: Mesh) -> Share:
+    """The share of this process. Processes whose devices hold parts of the same volumes have the same rows."""
+    held = np.argwhere([[device.process_index == jax.process_index() for device in row] for row in mesh.devices])
+    (first_row, first_part), (last_row, last_part) = held.min(0).tolist(), held.max(0).tolist()
+    rows = last_row + 1 - first_row
+    return Share(first_row // rows, mesh.shape["data"] // rows, range(first_part, last_part + 1))
+
+
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Sends this process's rows of a batch to its devices, without waiting for the copy.
 
     Args:
         mesh: From `make_mesh`.
-        batch: 'image' `(B, X, Y, Z, C)` and 'labels' `(B, X, Y, Z)`; other entries stay on the host.
+        batch: This process's rows (see `process_share`), volumes whole: 'image' `(B, X, Y, Z, C)` and 'labels'
+            `(B, X, Y, Z)`; other entries stay on the host.
     """
-    sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in ("image", "labels")}
+    sharding, share = batch_sharding(mesh), process_share(mesh)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        part = rows.shape[1] // mesh.shape["space"]
+        here = rows[:, share.space.start * part : share.space.stop * part]
+        return jax.make_array_from_process_local_data(sharding, here, (len(rows) * share.count, *rows.shape[1:]))
+
+    return {name: put(batch[name]) for name in ("image", "labels")}
 
 
 def batch_shapes(mesh: Mesh, batch_size: int, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -81,5 +123,12 @@ def batch_shapes(mesh: Mesh, batch_size: int, shape: tuple[int, ...]) -> dict[st
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a tree of host arrays on every device."""
-    return jax.device_put(tree, replicated(mesh))
+    """Puts a tree of arrays, the same in every process, on every device."""
+
+    def put(leaf: Any) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # which do not travel between processes
+            data = jax.device_put(jax.random.key_data(leaf), replicated(mesh))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf, replicated(mesh))
+
+    return jax.tree.map(put, tree)

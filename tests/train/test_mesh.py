@@ -1,0 +1,108 @@
+"""Volumes split over devices: the same numbers, and memory that falls with the number of devices."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxbrats.errors import InputError
+from jaxbrats.train.mesh import Share, batch_shapes, make_mesh, process_share, put_batch, replicate, replicated
+from jaxbrats.train.settings import Data, Model, Settings, check
+from jaxbrats.train.state import init_state, make_model, make_optimizer
+from jaxbrats.train.step import jit_train_step, jit_validation_step, make_loss
+
+SETTINGS = Settings(batch_size=1, conv="direct", model=Model(features=(4, 6), norm="instance", dropout=(0.2,)))
+
+
+def settings_with(**model):
+    return dataclasses.replace(SETTINGS, model=dataclasses.replace(SETTINGS.model, **model))
+
+
+def batch_of(shape=(16, 8, 8), cases=1, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(cases, *shape, 3)).astype(np.float32)
+    return {"image": image, "labels": rng.integers(0, 4, image.shape[:-1]).astype(np.uint8)}
+
+
+def results_on(space, settings):
+    """Two steps' losses, the parameters after them, and the validation of the last state."""
+    model, optimizer, loss = make_model(settings), make_optimizer(1e-3, "constant", 10), make_loss(settings.loss)
+    mesh = make_mesh(1, space, 1)
+    state = replicate(mesh, init_state(model, optimizer, 0, 3))
+    step = jit_train_step(mesh, model, optimizer, loss)
+    losses = []
+    for seed in range(2):
+        state, metrics = step(state, put_batch(mesh, batch_of(seed=seed)), replicate(mesh, jax.random.key(0)))
+        losses.append(float(metrics.loss))
+    validated = jit_validation_step(mesh, model, loss)(state, put_batch(mesh, batch_of(seed=2)))
+    return losses, jax.device_get(state.params), jax.device_get(validated)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_a_volume_on_four_devices_gives_the_same_results(norm):
+    """Convolutions over the cuts, pooling, upsampling and normalisation, whose statistics are of the whole volume."""
+    one, four = (results_on(space, settings_with(norm=norm)) for space in (1, 4))
+    np.testing.assert_allclose(four[0], one[0], rtol=1e-5)
+    np.testing.assert_allclose(four[2].loss, one[2].loss, rtol=1e-5)
+    np.testing.assert_allclose(four[2].counts.confusion, one[2].counts.confusion, atol=2)  # argmax at ties
+    for ours, theirs in zip(jax.tree.leaves(four[1]), jax.tree.leaves(one[1]), strict=True):
+        # Adam's first steps have the gradient's sign alone, which of a gradient near 0 is chance.
+        assert np.mean(np.abs(ours - theirs) < 1e-5) > 0.95
+
+
+def activation_bytes(space, conv="direct", shape=(64, 32, 32)):
+    settings = dataclasses.replace(settings_with(dropout=(0.1,)), conv=conv)
+    model, optimizer = make_model(settings), make_optimizer(1e-3, "constant", 10)
+    mesh = make_mesh(1, space, 1)
+
+    def described(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
+
+    state = jax.tree.map(described, jax.eval_shape(lambda: init_state(model, optimizer, 0, 3)))
+    key = described(jax.eval_shape(lambda: jax.random.key(0)))
+    step = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
+    program = step.lower(state, batch_shapes(mesh, 1, (*shape, 3)), key).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_a_device_falls_with_their_number():
+    """Nothing of a volume's size is gathered on one device: not for pooling, upsampling or the losses."""
+    assert activation_bytes(4) < 0.30 * activation_bytes(1)
+
+
+def test_the_share_of_a_process_is_all_where_it_is_alone():
+    assert process_share(make_mesh(2, 4, 2)) == Share(0, 1, range(4))
+
+
+class Device:
+    def __init__(self, process):
+        self.process_index = process
+
+
+@pytest.mark.parametrize(
+    ("processes", "data", "space", "shares"),
+    [
+        ([0, 0, 1, 1], 4, 1, [Share(0, 2, range(1)), Share(1, 2, range(1))]),
+        ([0, 0, 1, 1], 2, 2, [Share(0, 2, range(2)), Share(1, 2, range(2))]),
+        ([0, 0, 1, 1], 1, 4, [Share(0, 1, range(2)), Share(0, 1, range(2, 4))]),
+        ([0, 1, 2, 3], 2, 2, [Share(0, 2, range(1)), Share(0, 2, range(1, 2)), Share(1, 2, range(1))]),
+    ],
+)
+def test_the_shares_of_several_processes(monkeypatch, processes, data, space, shares):
+    """Four devices of two or four processes; a volume may lie on devices of several."""
+
+    class FakeMesh:
+        devices = np.array([Device(process) for process in processes]).reshape(data, space)
+        shape = {"data": data, "space": space}  # noqa: RUF012
+
+    for process, expected in enumerate(shares):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert process_share(FakeMesh) == expected
+
+
+def test_a_volume_that_the_devices_do_not_divide_is_refused():
+    settings = dataclasses.replace(SETTINGS, data=Data(crop=(20, 16, 16)))
+    check(dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=4)))
+    with pytest.raises(InputError, match=r"data\.crop needs a first size that mesh\.space = 8 divides"):
+        check(dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=8)))
