@@ -141,7 +141,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             "",
             f"{above}Seconds since training began, compilation and scoring among them.",
             "",
-            f"{'A synthetic' if report['synthetic'] else 'A real'} case, crop {'x'.join(map(str, settings['crop']))}. Features "
+            f"{'A synthetic' if report['synthetic'] else 'A real'} case, crop {'x'.join(map(str, settings['crop']))}. "
+            "Features "
             f"{', '.join(map(str, settings['features']))}, instance norm, Adam at {settings['learning_rate']:g}, "
             f"cosine schedule over {settings['steps']} steps, float32.",
             "",
