@@ -1,6 +1,6 @@
 """How many preprocessed volumes a second reach the training loop, beside a PyTorch DataLoader over MONAI's Dataset?
 
-    python experiments/benchmark_loader.py [--workers=0,1,2] [--cases=16]
+    python experiments/benchmark_loader.py [--workers=0,1,2] [--cases=8]
 
 Volumes of 128x128x128 with 3 float32 channels and their uint8 labels, random numbers, as .npy files that the operating
 system holds in memory; shuffled, in batches of 2. The sides:
@@ -36,15 +36,15 @@ from jaxbrats.errors import InputError
 
 FLAGS = flags.FlagValues()
 _WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Numbers of worker processes to try.", flag_values=FLAGS)
-_CASES = flags.DEFINE_integer("cases", 16, "Volumes on disk.", 2, flag_values=FLAGS)
-_BATCHES = flags.DEFINE_integer("batches", 40, "Batches that are timed.", 1, flag_values=FLAGS)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds, the sides in turn.", 1, flag_values=FLAGS)
+_CASES = flags.DEFINE_integer("cases", 8, "Volumes on disk.", 2, flag_values=FLAGS)
+_BATCHES = flags.DEFINE_integer("batches", 20, "Batches that are timed.", 1, flag_values=FLAGS)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds, the sides in turn.", 1, flag_values=FLAGS)
 NAME = "benchmark_loader"
 OURS, *PEERS = SIDES = ("jaxbrats", "MONAI LoadImaged", "MONAI numpy.load")
 SHAPE = (128, 128, 128, 3)
 BATCH_SIZE = 2
 # Batches before the clock starts: worker processes are up and read ahead by then.
-WARM_UP = 8
+WARM_UP = 6
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 

@@ -12,6 +12,7 @@ experiments/results.
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from jaxbrats.train.logs import read_metrics
 
 FLAGS = flags.FlagValues()
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Cold starts, each with warm ones after it.", 1, flag_values=FLAGS)
-_WARM = flags.DEFINE_integer("warm", 2, "Warm starts after each cold one; the quickest counts.", 1, flag_values=FLAGS)
+_WARM = flags.DEFINE_integer("warm", 3, "Warm starts after each cold one; their median counts.", 1, flag_values=FLAGS)
 NAME = "benchmark_start"
 COLD, WARM = "cold", "warm"
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,7 +91,7 @@ def measure(folder: pathlib.Path, rounds: int, warm: int) -> dict[str, Any]:
         cache = folder / f"cache_{number}"
         cold = seconds_to_first_step(data, folder / "run", cache)
         warm_starts = [seconds_to_first_step(data, folder / "run", cache) for _ in range(warm)]
-        taken.append({COLD: cold, WARM: min(warm_starts)})
+        taken.append({COLD: cold, WARM: statistics.median(warm_starts)})
         print(f"cold {cold:.2f} s, warm {', '.join(f'{seconds:.2f}' for seconds in warm_starts)} s", flush=True)
     return {"seconds": taken, "ratio": benchmarking.ratio(taken, COLD, WARM)}
 
@@ -108,8 +109,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"A warm start is stepping {benchmarking.ratio_text(report['ratio'])} times sooner.",
             "",
             f"`python -m jaxbrats.main --config=configs/unet3d.py`, prepared arrays of 64x64x64, batch 1. "
-            f"{len(report['seconds'])} rounds of a cold start and {report['warm_starts']} warm ones, of which the "
-            "quicker counts.",
+            f"{len(report['seconds'])} rounds of a cold start and {report['warm_starts']} warm ones, whose "
+            "median counts.",
             "",
             benchmarking.machine_line(report["machine"]),
             "",

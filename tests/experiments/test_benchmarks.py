@@ -175,7 +175,7 @@ def test_a_case_is_learnt(tiny_data, capsys):
     assert curve[-1]["mean"] > 0.6 >= max(row["mean"] for row in curve[:-1])
     assert np.isclose(curve[-1]["mean"], np.mean([curve[-1][name] for name in ("WT", "TC", "ET")]))
     settings_row = {"crop": [16] * 3, "features": [8], "learning_rate": 0.02, "steps": 60, "seed": 0}
-    report = {"machine": MACHINE, "synthetic": True, "label_voxels": [1, 2, 3, 4], "settings": settings_row}
+    report = {"machine": MACHINE, "synthetic": True, "settings": settings_row}
     assert "0.9 was not reached" in experiment.as_markdown({**report, "curve": curve})
     best = {**curve[-1], "mean": 0.95, "seconds": 12.0}
     assert "Above 0.9 after 12 s" in experiment.as_markdown({**report, "curve": [*curve, best]})
