@@ -39,7 +39,14 @@ setup(
         "bench": ["monai>=1.4", "torch>=2.6"],
         "cuda": ["jax[cuda13]>=0.10"],
         "tensorboard": ["tensorboardX>=2.6"],
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9", "surface-distance>=0.1", "tensorboardX>=2.6"],
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.0",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "surface-distance>=0.1",
+            "tensorboardX>=2.6",
+        ],
     },
     entry_points={"console_scripts": ["jaxbrats=jaxbrats.__main__:main"]},
     classifiers=[

@@ -205,8 +205,8 @@ def _train(
                 if unscored:  # a signal came during its validation
                     if result := finish_epoch(start, state):
                         checkpoints.save(manager, state, place, result)
-                    if stop.number and jax.process_count() == 1:
-                        raise Interrupted(stop.number, start)
+                    if stopped := agreed(stop.number):
+                        raise Interrupted(stopped, start)
                     if start == plan.total_steps:
                         return Outcome(start, trained=True)
                 pending = None
@@ -229,6 +229,7 @@ def _train(
                     checkpoints.save(manager, state, place, finish_epoch(step, state) if ends_epoch else None)
                     if ends_epoch:
                         release_freed_memory()  # what validation took
+                    stopped = stopped or agreed(stop.number)  # it may have come meanwhile
                     if stopped:
                         raise Interrupted(stopped, step)
                     if step == plan.total_steps:

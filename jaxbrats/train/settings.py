@@ -286,8 +286,3 @@ def check(settings: Settings) -> None:
         f"{len(model.features) - 1} times",
         data.crop,
     )
-    need(
-        data.crop[0] % settings.mesh.space == 0,
-        f"data.crop needs a first size that mesh.space = {settings.mesh.space} divides",
-        data.crop,
-    )

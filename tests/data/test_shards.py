@@ -161,7 +161,7 @@ def test_two_runs_of_one_shard_and_a_whole_run_beside_shards_are_refused(five_ca
     first = threading.Thread(target=run, args=(five_cases, tmp_path, "1/3"))
     first.start()
     assert started.wait(20)
-    for shard, message in (("1/3", "at work on shard 1/3"), ("1/1", "is at work in this folder")):
+    for shard, message in (("1/3", "a preprocess run of shard 1/3 is at work"), ("1/1", "is at work in this folder")):
         with pytest.raises(InputError, match=message):
             run(five_cases, tmp_path, shard)
     goes_on.set()

@@ -104,5 +104,5 @@ def test_the_shares_of_several_processes(monkeypatch, processes, data, space, sh
 def test_a_volume_that_the_devices_do_not_divide_is_refused():
     settings = dataclasses.replace(SETTINGS, data=Data(crop=(20, 16, 16)))
     check(dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=4)))
-    with pytest.raises(InputError, match=r"data\.crop needs a first size that mesh\.space = 8 divides"):
+    with pytest.raises(InputError, match=r"data\.crop must be divisible along its first axis by the 8 devices"):
         check(dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=8)))
