@@ -12,7 +12,7 @@ import os
 import pathlib
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxbrats import files
@@ -55,21 +55,27 @@ def machine_line(of: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def processes(sides: Iterable[str], one_core: bool = False) -> Iterator[dict[str, Callable[..., Any]]]:
+def processes(
+    sides: Iterable[str], one_core: bool = False, as_they_come: Collection[str] = ()
+) -> Iterator[dict[str, Callable[..., Any]]]:
     """A process for each side, in which it stays warm, and what calls a function there and waits for what it returns.
 
-    All have glibc's malloc keep what is freed, as jaxbrats does: it helps whoever the side is.
+    They have glibc's malloc keep what is freed, as jaxbrats does: it helps whoever the side is.
 
     Args:
         sides: Their names.
         one_core: Whether all are bound to one and the same core, and to one thread.
+        as_they_come: Those whose malloc is left as it is.
     """
     before = {name: os.environ.get(name) for name in _THREADS}
     if one_core:
         os.environ.update(dict.fromkeys(_THREADS, "1"))
     core = max(os.sched_getaffinity(0)) if one_core else None
     context = multiprocessing.get_context("spawn")
-    pools = {side: concurrent.futures.ProcessPoolExecutor(1, context, _start, (core,)) for side in sides}
+    pools = {
+        side: concurrent.futures.ProcessPoolExecutor(1, context, _start, (core, side not in as_they_come))
+        for side in sides
+    }
     try:
         yield {
             side: lambda function, *arguments, pool=pool: pool.submit(function, *arguments).result()
@@ -82,8 +88,9 @@ def processes(sides: Iterable[str], one_core: bool = False) -> Iterator[dict[str
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _start(core: int | None) -> None:
-    keep_freed_memory()
+def _start(core: int | None, keep: bool) -> None:
+    if keep:
+        keep_freed_memory()
     if core is not None:
         os.sched_setaffinity(0, {core})
 

@@ -39,10 +39,9 @@ def results_on(space, settings):
     return losses, jax.device_get(state.params), jax.device_get(validated)
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_a_volume_on_four_devices_gives_the_same_results(norm):
+def test_a_volume_on_four_devices_gives_the_same_results():
     """Convolutions over the cuts, pooling, upsampling and normalisation, whose statistics are of the whole volume."""
-    one, four = (results_on(space, settings_with(norm=norm)) for space in (1, 4))
+    one, four = (results_on(space, settings_with(norm="instance")) for space in (1, 4))
     np.testing.assert_allclose(four[0], one[0], rtol=1e-5)
     np.testing.assert_allclose(four[2].loss, one[2].loss, rtol=1e-5)
     np.testing.assert_allclose(four[2].counts.confusion, one[2].counts.confusion, atol=2)  # argmax at ties
