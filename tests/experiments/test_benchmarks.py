@@ -132,10 +132,8 @@ def test_loader_ratios_are_best_against_best_and_with_the_same_workers():
         "ratio": ratio,
     }
     text = benchmark.as_markdown(report)
-    assert (
-        "| 2 | 30.0 (30.0 to 30.0) | 15.0 (15.0 to 15.0) | 20.0 (20.0 to 20.0) | 25.0 (25.0 to 25.0) | 1.50 (1.50 to 1.50) |"
-        in (text)
-    )
+    columns = ("30.0 (30.0 to 30.0)", "15.0 (15.0 to 15.0)", "20.0 (20.0 to 20.0)", "25.0 (25.0 to 25.0)")
+    assert f"| 2 | {' | '.join(columns)} | 1.50 (1.50 to 1.50) |" in text
     assert "jaxbrats, 0 workers delivers 2.00 (2.00 to 2.00) times as many as MONAI numpy.load, 0 workers" in text
 
 
