@@ -34,8 +34,10 @@ def latest(workdir):
 
 
 def test_a_whole_checkpoint_is_verified(run):
-    for folder in (run / "checkpoints").iterdir():
-        verify(folder)
+    folders = list((run / "checkpoints").iterdir())
+    assert folders
+    for folder in folders:
+        verify(folder)  # raises what damage there is
 
 
 def test_every_flipped_bit_and_missing_byte_is_found(run):
