@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "jaxbrats/__init__.py").r
 setup(
     name="jaxbrats",
     version=VERSION,
-    description="Brain tumour segmentation from multi-modal MRI (BraTS) with a 3-D U-Net in pure JAX",
+    description="Brain tumour segmentation from multi-modal MRI (BraTS) with a 3-D U-Net in JAX",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
