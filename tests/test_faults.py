@@ -91,7 +91,12 @@ def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_any_command_is_a_line_and_a_code(capsys, number, code):
     before = signal.getsignal(signal.SIGTERM)
-    assert commands.finish("jaxbrats evaluate", lambda: os.kill(os.getpid(), number) or time.sleep(5)) == code
+    # What a shell starts in the background has SIGINT ignored.
+    here = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert commands.finish("jaxbrats evaluate", lambda: os.kill(os.getpid(), number) or time.sleep(5)) == code
+    finally:
+        signal.signal(signal.SIGINT, here)
     name = signal.Signals(number).name
     assert capsys.readouterr().err == f"jaxbrats evaluate: stopped by {name}; the same command goes on from there\n"
     assert signal.getsignal(signal.SIGTERM) is before
