@@ -19,18 +19,17 @@ Writes benchmark_inference.json and .md into experiments/results.
 import concurrent.futures
 import dataclasses
 import functools
-import importlib.metadata
 import math
 import multiprocessing
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from typing import Any
 
+import benchmarking
 import jax
 import nibabel as nib
 import numpy as np
@@ -271,10 +270,7 @@ def main() -> int:
             raise cohort.problems[0]
         job = Job(cohort.cases[0], network, folder)
         report = {
-            "processor": platform.processor() or platform.machine(),
-            "cpus": available_cpus(),
-            "python": platform.python_version(),
-            "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy", "torch", "monai")},
+            **benchmarking.machine(("jax", "numpy", "torch", "monai")),
             "network": f"features {', '.join(map(str, network.model.features))}, norm {network.model.norm}",
             "case": {"synthetic": _CASE.value is None, **describe_case(job)},
             **measure(job, _REPEATS.value),

@@ -185,11 +185,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"128x128x128 voxels, 3 float32 channels and uint8 labels, .npy, warm; {report['cases']} files, shuffled, "
             f"batches of {BATCH_SIZE}. Medians (range) of {len(rounds)} rounds of {report['batches']} batches, the "
             "sides in turn. With 0 workers jaxbrats reads by threads, PyTorch in the loop.",
-            "",
-            benchmarking.machine_line(report["machine"]),
-            "",
-            f"`python experiments/{NAME}.py`",
-            "",
+            *benchmarking.footer(report["machine"], NAME),
         ]
     )
 

@@ -15,15 +15,14 @@ lesions is always timed, a pair of files when given. Needs the extra `test`. Wri
 experiments/results.
 """
 
-import importlib.metadata
 import pathlib
-import platform
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
 
+import benchmarking
 import cc3d
 import nibabel as nib
 import numpy as np
@@ -228,9 +227,7 @@ def main() -> int:
         pairs.insert(0, ("one real case", pred, ref, tuple(nib.affines.voxel_sizes(affine).tolist())))
     packages = ("numpy", "scipy", "connected-components-3d", "surface-distance")
     report = {
-        "processor": _processor(),
-        "python": platform.python_version(),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
+        **benchmarking.machine(packages),
         "challenge": CHALLENGE,
         "repeats": FLAGS.repeats,
         "cases": [measure(*pair, FLAGS.repeats) for pair in pairs],
@@ -239,15 +236,6 @@ def main() -> int:
     files.write_text(RESULTS / "benchmark_metrics.md", as_markdown(report))
     print(as_markdown(report))
     return 0
-
-
-def _processor() -> str:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

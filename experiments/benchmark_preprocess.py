@@ -155,11 +155,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"{'A synthetic' if report['synthetic'] else 'A real'} case of {len(MODALITIES)} modalities and a "
             f"segmentation, {voxels} voxels, gzipped NIfTI, warm; {report['normalization']}, crop 128x128x128, written "
             f"as .npy. {len(report['seconds'])} rounds in turn, one core, one thread.",
-            "",
-            benchmarking.machine_line(report["machine"]),
-            "",
-            f"`python experiments/{NAME}.py`",
-            "",
+            *benchmarking.footer(report["machine"], NAME),
         ]
     )
 

@@ -111,11 +111,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"`python -m jaxbrats.main --config=configs/unet3d.py`, prepared arrays of 64x64x64, batch 1. "
             f"{len(report['seconds'])} rounds of a cold start and {report['warm_starts']} warm ones, whose "
             "median counts.",
-            "",
-            benchmarking.machine_line(report["machine"]),
-            "",
-            f"`python experiments/{NAME}.py`",
-            "",
+            *benchmarking.footer(report["machine"], NAME),
         ]
     )
 

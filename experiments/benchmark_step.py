@@ -16,18 +16,17 @@ FLOPs than the direct algorithm, so a step may come close to it or below.
 
 import concurrent.futures
 import functools
-import importlib.metadata
 import itertools
 import multiprocessing
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import benchmarking
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -380,11 +379,8 @@ def main() -> int:
         "batch": batch,
         "dtype": side.dtype,
         "parameters": parameters,
-        "processor": platform.processor() or platform.machine(),
+        **benchmarking.machine(("jax", "torch")),
         "device": jax.devices()[0].device_kind,
-        "cpus": available_cpus(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "torch")},
         "floor": floors(side),
         **measure(size, batch, _ROUNDS.value),
         "rounds": _ROUNDS.value,

@@ -54,6 +54,11 @@ def machine_line(of: Mapping[str, Any]) -> str:
     return f"{of['processor']}, {of['cpus']} cores. Python {of['python']}, {versions}."
 
 
+def footer(of: Mapping[str, Any], name: str) -> list[str]:
+    """How a report ends: the machine and the command."""
+    return ["", machine_line(of), "", f"`python experiments/{name}.py`", ""]
+
+
 @contextlib.contextmanager
 def processes(
     sides: Iterable[str], one_core: bool = False, as_they_come: Collection[str] = ()

@@ -10,11 +10,9 @@ checkpoint that is just being written; the others come at any time. Results go t
 """
 
 import dataclasses
-import importlib.metadata
 import itertools
 import os
 import pathlib
-import platform
 import random
 import re
 import signal
@@ -24,6 +22,7 @@ import tempfile
 import time
 from typing import Any
 
+import benchmarking
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
@@ -276,22 +275,13 @@ def main() -> int:
     report = {
         "seed": FLAGS.seed,
         "seconds": seconds,
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        **benchmarking.machine(_PACKAGES),
         "kills": [dataclasses.asdict(kill) for kill in kills],
     }
     write_json(pathlib.Path(FLAGS.out) / "faults.json", report)
     write_text(pathlib.Path(FLAGS.out) / "faults.md", as_markdown(report))
     print(as_markdown(report))
     return 0 if all(kill.identical for kill in kills) else 1
-
-
-def _processor() -> str:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

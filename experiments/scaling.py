@@ -30,6 +30,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+import benchmarking
 import jax
 import numpy as np
 from absl import flags
@@ -207,7 +208,7 @@ def main() -> int:
         "model": [row for rows in memory for row in model_rows(rows, _TFLOPS.value * 1e12, cpu_rate)],
         "machine": {
             "cores": os.cpu_count(),
-            "processor": platform.processor() or platform.machine(),
+            "processor": benchmarking.processor(),
             "jax": jax.__version__,
             "python": platform.python_version(),
         },

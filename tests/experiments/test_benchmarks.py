@@ -1,7 +1,5 @@
 """The logic of the benchmarks: turns, ratios, agreement; no timing is asserted."""
 
-import pathlib
-
 import numpy as np
 import pytest
 
@@ -9,14 +7,6 @@ from jaxbrats.data.arrays import find_arrays
 from jaxbrats.data.cases import find_cases
 from jaxbrats.data.preprocess import Preprocessing
 from jaxbrats.errors import InputError
-
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
-
-
-@pytest.fixture(autouse=True)
-def experiments_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-
 
 MACHINE = {"processor": "one", "cpus": 2, "python": "3", "versions": {"jax": "0"}}
 
