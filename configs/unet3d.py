@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The settings, as `jaxbrats.train.settings` names them."""
+    """The settings, as `jaxbrats.config.settings` names them."""
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 2  # over all devices

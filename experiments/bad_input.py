@@ -2,8 +2,8 @@
 
     python experiments/bad_input.py
 
-Tries every kind of `jaxbrats.testing.malformed` with a sound case beside it; writes bad_input.md and bad_input.json.
-Ends with 1 where something else came than what was expected, where a refusal is not one line with a file and a cure,
+Tries every kind of `malformed.corpus` with a sound case beside it; writes bad_input.md and bad_input.json.
+Ends with 1 where something else came than what was expected, where a refusal is not one line with a file and a hint,
 where the case beside it came out otherwise, or where `jaxbrats check` and `jaxbrats preprocess` disagree.
 """
 
@@ -18,9 +18,12 @@ import numpy
 from absl import flags
 from tqdm import tqdm
 
-from jaxbrats import commands, files
-from jaxbrats.testing.kinds import ODD
-from jaxbrats.testing.malformed import CORPUS, attempt, faults
+from jaxbrats import commands
+from jaxbrats.system import files
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))  # the corpus is the tests' own
+from malformed.corpus import CORPUS, attempt, faults
+from malformed.kinds import ODD
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("out", "experiments/results", "Folder to write to.", flag_values=FLAGS)

@@ -35,18 +35,19 @@ import nibabel as nib
 import numpy as np
 from absl import flags
 
-from jaxbrats import commands, files
-from jaxbrats.allocator import keep_freed_memory
-from jaxbrats.data.cases import Case, find_cases
-from jaxbrats.data.geometry import bounding_box
-from jaxbrats.data.preprocess import CropBox, Preprocessing
-from jaxbrats.data.synthetic import write_cohort
-from jaxbrats.errors import InputError
+from jaxbrats import commands
+from jaxbrats.data.preprocessing import CropBox, Preprocessing
+from jaxbrats.data.raw.cases import Case, find_cases
+from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.inference.network import Network, load_network, make_apply
 from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities, window_starts
 from jaxbrats.model.unet import UNet3D
-from jaxbrats.processes import available_cpus
+from jaxbrats.synthetic.cohort import write_cohort
+from jaxbrats.system import files
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.memory import keep_freed_memory
+from jaxbrats.system.processes import available_cpus
 
 FLAGS = flags.FlagValues()
 _CASE = flags.DEFINE_string("case", None, "Folder of a case; a synthetic one if not given.", flag_values=FLAGS)

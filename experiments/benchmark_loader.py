@@ -34,7 +34,7 @@ from absl import flags
 from jaxbrats import commands
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.loader import training_batches, validation_batches
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
 _WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Numbers of worker processes to try.", flag_values=FLAGS)

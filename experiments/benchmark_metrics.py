@@ -30,13 +30,14 @@ import surface_distance
 from absl import flags
 from scipy import ndimage
 
-from jaxbrats import commands, files
+from jaxbrats import commands
 from jaxbrats.data.labels import REGIONS, SCORED, region_mask
-from jaxbrats.errors import InputError
-from jaxbrats.evaluation import scores
+from jaxbrats.evaluation import tables
 from jaxbrats.evaluation.lesions import CHALLENGES, Challenge
 from jaxbrats.evaluation.metrics import UNIT_SPACING, score_case
 from jaxbrats.evaluation.pairs import LabelFile
+from jaxbrats.system import files
+from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("pred", None, "A predicted segmentation to time as well.", flag_values=FLAGS)
@@ -222,7 +223,7 @@ def main() -> int:
     pairs = [("synthetic case with many lesions", *synthetic_pair(), UNIT_SPACING)]
     if FLAGS.pred is not None:
         (pred, _), (ref, affine) = (
-            scores.read_label_file(LabelFile(pathlib.Path(path)), "benchmark") for path in (FLAGS.pred, FLAGS.ref)
+            tables.read_label_file(LabelFile(pathlib.Path(path)), "benchmark") for path in (FLAGS.pred, FLAGS.ref)
         )
         pairs.insert(0, ("one real case", pred, ref, tuple(nib.affines.voxel_sizes(affine).tolist())))
     packages = ("numpy", "scipy", "connected-components-3d", "surface-distance")

@@ -29,11 +29,11 @@ import numpy as np
 from absl import flags
 
 from jaxbrats import commands
-from jaxbrats.data.cases import Case
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.manifest import image_path, mask_path
-from jaxbrats.data.preprocess import NORMALIZATIONS, Preprocessing
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import NORMALIZATIONS, Preprocessing
+from jaxbrats.data.raw.cases import Case
+from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
 _CASE = flags.DEFINE_string("case", None, "Folder of a case; a synthetic one if not given.", flag_values=FLAGS)

@@ -24,9 +24,9 @@ from absl import flags
 
 from jaxbrats import commands
 from jaxbrats.data.cohort import preprocess_cohort
-from jaxbrats.data.preprocess import Preprocessing
-from jaxbrats.data.synthetic import write_cohort
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.synthetic.cohort import write_cohort
+from jaxbrats.system.errors import InputError
 from jaxbrats.train.logs import read_metrics
 
 FLAGS = flags.FlagValues()

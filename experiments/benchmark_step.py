@@ -32,13 +32,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jaxbrats import commands, files
-from jaxbrats.allocator import keep_freed_memory, release_freed_memory
+from jaxbrats import commands
+from jaxbrats.config.settings import Model, Settings
 from jaxbrats.data.labels import DEFAULT_MODALITIES, NUM_CLASSES
-from jaxbrats.errors import InputError
-from jaxbrats.processes import available_cpus
+from jaxbrats.system import files
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.memory import keep_freed_memory, release_freed_memory
+from jaxbrats.system.processes import available_cpus
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.settings import Model, Settings
 from jaxbrats.train.state import init_state, make_model, make_optimizer
 from jaxbrats.train.step import jit_train_step, make_loss
 

@@ -15,11 +15,11 @@ import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxbrats import files
-from jaxbrats.allocator import keep_freed_memory
-from jaxbrats.data.cases import Case, find_cases
-from jaxbrats.data.synthetic import write_cohort
-from jaxbrats.processes import available_cpus
+from jaxbrats.data.raw.cases import Case, find_cases
+from jaxbrats.synthetic.cohort import write_cohort
+from jaxbrats.system import files
+from jaxbrats.system.memory import keep_freed_memory
+from jaxbrats.system.processes import available_cpus
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # What OpenMP, MKL, OpenBLAS and NumExpr read when they are loaded.

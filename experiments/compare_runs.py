@@ -13,9 +13,10 @@ import sys
 
 from absl import flags
 
-from jaxbrats import commands, files
-from jaxbrats.errors import InputError
-from jaxbrats.evaluation import metrics, scores, statistics
+from jaxbrats import commands
+from jaxbrats.evaluation import metrics, statistics, tables
+from jaxbrats.system import files
+from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("first", None, "Score table, CSV.", required=True, flag_values=FLAGS)
@@ -51,7 +52,7 @@ def as_csv(compared: list[dict]) -> str:
 
 def main() -> int:
     """Compares, prints, and says which cases only one run scored."""
-    first, second = scores.read_csv(FLAGS.first), scores.read_csv(FLAGS.second)
+    first, second = tables.read_csv(FLAGS.first), tables.read_csv(FLAGS.second)
     compared = [row for row in statistics.compare(first, second) if not FLAGS.metric or row["metric"] in FLAGS.metric]
     if not compared:
         raise InputError(f"has no case and metric in common with {FLAGS.first}", file=FLAGS.second)

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from jaxbrats import commands
 from jaxbrats.data.labels import REGIONS, SCORED
-from jaxbrats.evaluation.run import case_records, score_cases, validation_cases
-from jaxbrats.evaluation.scores import Row
 from jaxbrats.evaluation.statistics import summarise
-from jaxbrats.files import write_text
+from jaxbrats.evaluation.tables import Row
 from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.runs.evaluate import case_records, score_cases, validation_cases
+from jaxbrats.system.files import write_text
 
 FLAGS = flags.FlagValues()
 _CHECKPOINTS = flags.DEFINE_list(

@@ -29,9 +29,9 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxbrats import commands
-from jaxbrats.data.synthetic import write_cohort
-from jaxbrats.errors import InputError
-from jaxbrats.files import read_json, write_json, write_text
+from jaxbrats.synthetic.cohort import write_cohort
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import read_json, write_json, write_text
 from jaxbrats.train.logs import read_metrics
 
 RESULTS = pathlib.Path(__file__).parent / "results"

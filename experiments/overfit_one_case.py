@@ -22,15 +22,16 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxbrats import commands, files
-from jaxbrats.collector import no_garbage_collection
-from jaxbrats.compilation import keep_compiled_programs
+from jaxbrats import commands
+from jaxbrats.config.settings import Data, Mesh, Model, Settings, check
 from jaxbrats.data.labels import DEFAULT_MODALITIES, REGIONS
-from jaxbrats.data.preprocess import preprocess_case
-from jaxbrats.errors import InputError
-from jaxbrats.model import scores
+from jaxbrats.data.preprocessing import preprocess_case
+from jaxbrats.model import counts
+from jaxbrats.system import files
+from jaxbrats.system.compilation import keep_compiled_programs
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.gc_paused import gc_paused
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.settings import Data, Mesh, Model, Settings, check
 from jaxbrats.train.state import init_state, make_model, make_optimizer
 from jaxbrats.train.step import jit_train_step, jit_validation_step, make_loss
 
@@ -93,7 +94,7 @@ def overfit(
     optimizer = make_optimizer(settings.learning_rate, settings.schedule, settings.num_epochs)
     loss = make_loss(settings.loss)
     batch = put_batch(mesh, {"image": image[None], "labels": labels[None]})
-    with no_garbage_collection():
+    with gc_paused():
         state = replicate(mesh, init_state(model, optimizer, settings.seed, image.shape[-1]))
     key = replicate(mesh, jax.random.key(settings.seed))
     train, validate = jit_train_step(mesh, model, optimizer, loss), jit_validation_step(mesh, model, loss)
@@ -103,7 +104,7 @@ def overfit(
         if step % every and step != settings.num_epochs:
             continue
         result = jax.device_get(validate(state, batch))
-        dice = {name: float(scores.region_dice(result.counts.confusion[0], region)) for name, region in REGIONS.items()}
+        dice = {name: float(counts.region_dice(result.counts.confusion[0], region)) for name, region in REGIONS.items()}
         row = {"step": step, "seconds": time.perf_counter() - begun, "loss": float(result.loss[0]), **dice}
         row["mean"] = sum(dice.values()) / len(dice)
         curve.append(row)

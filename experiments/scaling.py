@@ -37,10 +37,10 @@ from absl import flags
 from scaling_model import CLUSTERS, CPU_CLUSTER, Step, efficiency, step_seconds
 
 from jaxbrats import commands
-from jaxbrats.evaluation.figures import page, write_png
-from jaxbrats.files import write_json, write_text
+from jaxbrats.config.settings import Model, Settings
+from jaxbrats.report.figures import page, write_png
+from jaxbrats.system.files import write_json, write_text
 from jaxbrats.train.mesh import batch_shapes, make_mesh, put_batch, replicate, replicated
-from jaxbrats.train.settings import Model, Settings
 from jaxbrats.train.state import init_state, make_model, make_optimizer
 from jaxbrats.train.step import device_memory, jit_train_step, make_loss
 

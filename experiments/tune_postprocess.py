@@ -23,18 +23,18 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxbrats import commands
-from jaxbrats.compilation import keep_compiled_programs
 from jaxbrats.data.arrays import read_image, read_labels
-from jaxbrats.data.geometry import bounding_box
 from jaxbrats.data.labels import REGIONS, region_mask
-from jaxbrats.errors import InputError
+from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
-from jaxbrats.evaluation.run import affine_of, case_records, validation_cases
 from jaxbrats.inference.network import load_network, make_predict
 from jaxbrats.inference.postprocess import Postprocessing, postprocess, write_postprocessing
-from jaxbrats.processes import available_cpus, map_in_processes
-from jaxbrats.train.record import read_record
+from jaxbrats.runs.evaluate import affine_of, case_records, validation_cases
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.compilation import keep_compiled_programs
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.processes import available_cpus, map_in_processes
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_list("workdir", None, "RUN, or RUN,RUN.", required=True, flag_values=FLAGS)

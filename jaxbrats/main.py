@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxbrats.collector import no_garbage_collection
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.gc_paused import gc_paused
 
 _NO_DATA = """\
 jaxbrats train: set --config.data.raw_dir=FOLDER (a BraTS cohort) or --config.data.dir=FOLDER (preprocessed arrays).
@@ -58,8 +58,8 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fl
     Raises:
         InputError: a flag, a setting or the config file itself is wrong.
     """
-    from jaxbrats.train.config_file import load_config
-    from jaxbrats.train.settings import type_of
+    from jaxbrats.config.file import load_config
+    from jaxbrats.config.settings import type_of
 
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "Config file, or the config.json of a run.", flag_values=values)
@@ -81,7 +81,7 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fl
     except flags.IllegalFlagValueError as error:
         raise _wrong_value(str(error)) from error
     except flags.Error as error:
-        raise InputError(" ".join(str(error).split()), cure="See jaxbrats train --help") from error
+        raise InputError(" ".join(str(error).split()), hint="See jaxbrats train --help") from error
     if extra:
         raise InputError(f"unexpected argument '{extra[0]}'; settings are written --config.NAME=VALUE")
     path = pathlib.Path(values.config)
@@ -92,19 +92,19 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fl
 
 def _wrong_value(message: str) -> InputError:
     """Says of which type a setting is, of which absl says how its conversion went."""
-    from jaxbrats.train.settings import type_of
+    from jaxbrats.config.settings import type_of
 
     name, _, value = message.removeprefix("flag --").partition(": ")[0].partition("=")
     kind = type_of(name)
     what = "a group of settings" if dataclasses.is_dataclass(kind) else f"of type {getattr(kind, '__name__', kind)}"
-    return InputError(f"{name} is {what}; it cannot be {value!r}", cure="See jaxbrats train --help")
+    return InputError(f"{name} is {what}; it cannot be {value!r}", hint="See jaxbrats train --help")
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) -> int:
-    with no_garbage_collection():
-        from jaxbrats import compilation, pipeline
-        from jaxbrats.train import hosts
-        from jaxbrats.train.settings import from_config
+    with gc_paused():
+        from jaxbrats.config.settings import from_config
+        from jaxbrats.runs import job
+        from jaxbrats.system import compilation, distributed
 
     settings = from_config(config)
     if not settings.data.dir and not settings.data.raw_dir:
@@ -112,10 +112,10 @@ def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) 
         return 2
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
-    cluster = hosts.find_cluster(values.coordinator, values.processes, values.process)
+    cluster = distributed.find_cluster(values.coordinator, values.processes, values.process)
     compilation.keep_compiled_programs()
-    with hosts.joined(cluster):
-        return pipeline.run(settings, workdir)
+    with distributed.joined(cluster):
+        return job.run(settings, workdir)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import textwrap
 import jax
 import pytest
 
-from jaxbrats import main, pipeline
-from jaxbrats.data.synthetic import write_cohort
+from jaxbrats import main
+from jaxbrats.runs import job
+from jaxbrats.synthetic.cohort import write_cohort
 
 TINY_CONFIG = """
 from ml_collections import ConfigDict
@@ -77,4 +78,4 @@ def tiny_run(
 @pytest.fixture
 def training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The training program without what it does after training, for tests that look at nothing of that."""
-    monkeypatch.setattr(pipeline, "_write_results", lambda *_: [])
+    monkeypatch.setattr(job, "_write_results", lambda *_: [])

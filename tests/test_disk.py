@@ -11,7 +11,7 @@ import pytest
 
 from experiments import faults
 from jaxbrats import commands, main
-from jaxbrats.files import disk_error
+from jaxbrats.system.files import disk_error
 
 CASE = ("--shape=20,24,18", "--workers=1")
 PREPROCESS = ("--crop=16,16,16", "--modalities=t2f,t1c", "--min_tumour=0", "--workers=1")

@@ -9,10 +9,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxbrats import commands, main
+from jaxbrats.config.settings import from_config
 from jaxbrats.data.labels import SCORED
-from jaxbrats.evaluation.scores import read_csv
+from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.train.loop import Plan
-from jaxbrats.train.settings import from_config
 
 
 def records(workdir):

@@ -13,10 +13,10 @@ from types import ModuleType
 
 from absl import flags
 
-from jaxbrats.allocator import keep_freed_memory
-from jaxbrats.errors import InputError
-from jaxbrats.files import describe_disk_error, disk_error
-from jaxbrats.signals import Terminated, sigterm_raises
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import describe_disk_error, disk_error
+from jaxbrats.system.memory import keep_freed_memory
+from jaxbrats.system.signals import Terminated, sigterm_raises
 
 COMMANDS = {
     "synth": "write a synthetic cohort of brain phantoms as BraTS 2023 files",

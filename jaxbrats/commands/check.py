@@ -12,11 +12,11 @@ import pathlib
 
 from absl import flags
 
-from jaxbrats import files
 from jaxbrats.commands import preprocessing_flags
 from jaxbrats.data.check.cohort import check_cohort
 from jaxbrats.data.check.text import as_text
-from jaxbrats.errors import InputError
+from jaxbrats.system import files
+from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
 _RAW = flags.DEFINE_string("raw", None, "Folder of the cohort.", required=True, flag_values=FLAGS)
@@ -32,7 +32,7 @@ def main() -> int:
         # A place that cannot be written shows before the work.
         path = pathlib.Path(_JSON.value)
         if path.is_dir():
-            raise InputError("is a folder, expected a file to write", file=path, cure="Add a name such as check.json")
+            raise InputError("is a folder, expected a file to write", file=path, hint="Add a name such as check.json")
         path.parent.mkdir(parents=True, exist_ok=True)
     report = check_cohort(_RAW.value, settings, _WORKERS.value)
     if _JSON.value:

@@ -11,9 +11,9 @@ import sys
 
 from absl import flags
 
-from jaxbrats.compilation import keep_compiled_programs
-from jaxbrats.evaluation.run import evaluate_run
 from jaxbrats.evaluation.statistics import summary_table
+from jaxbrats.runs.evaluate import evaluate_run
+from jaxbrats.system.compilation import keep_compiled_programs
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True, flag_values=FLAGS)

@@ -17,14 +17,14 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from jaxbrats.compilation import keep_compiled_programs
-from jaxbrats.data.cases import find_cases
-from jaxbrats.errors import InputError
-from jaxbrats.evaluation.overlays import plot_overlay
+from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.network import load_ensemble, make_apply
 from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.inference.predict import MODES, predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities
+from jaxbrats.report.overlays import plot_overlay
+from jaxbrats.system.compilation import keep_compiled_programs
+from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_list(

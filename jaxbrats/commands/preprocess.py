@@ -19,7 +19,7 @@ from jaxbrats.commands import preprocessing_flags
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.shards import Shard
-from jaxbrats.errors import printable
+from jaxbrats.system.errors import printable
 
 FLAGS = flags.FlagValues()
 _RAW = flags.DEFINE_string("raw", None, "Folder of the cohort.", required=True, flag_values=FLAGS)

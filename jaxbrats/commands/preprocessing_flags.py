@@ -3,8 +3,8 @@
 from absl import flags
 
 from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES
-from jaxbrats.data.preprocess import NORMALIZATIONS, Preprocessing
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import NORMALIZATIONS, Preprocessing
+from jaxbrats.system.errors import InputError
 
 
 def define(flag_values: flags.FlagValues) -> None:

@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from jaxbrats.evaluation.report.write import write_report
+from jaxbrats.report.pages.write import write_report
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True, flag_values=FLAGS)

@@ -16,11 +16,11 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from jaxbrats.errors import InputError
 from jaxbrats.evaluation import statistics
 from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.pairs import find_pairs
-from jaxbrats.evaluation.scores import score_pairs, write_csv
+from jaxbrats.evaluation.tables import score_pairs, write_csv
+from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("pred", None, "Folder of predicted segmentations.", required=True, flag_values=FLAGS)
@@ -43,7 +43,7 @@ def main() -> int:
     """Scores, writes, prints; returns 0 only if every case was scored."""
     out = pathlib.Path(FLAGS.out)
     if out.is_dir():
-        raise InputError("is a folder, expected the name of a table", file=out, cure="Add a name such as scores.csv")
+        raise InputError("is a folder, expected the name of a table", file=out, hint="Add a name such as scores.csv")
     out.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written shows before the work
     pairs, problems = find_pairs(FLAGS.pred, FLAGS.ref)
     rows = []

@@ -11,7 +11,7 @@ import statistics
 
 from absl import flags
 
-from jaxbrats.data import synthetic
+from jaxbrats.synthetic import cohort as synthetic
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("out", None, "Folder to write the cohort to.", required=True, flag_values=FLAGS)

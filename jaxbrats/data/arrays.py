@@ -15,7 +15,7 @@ from jaxbrats.data import manifest as manifests
 from jaxbrats.data import npy
 from jaxbrats.data.labels import NUM_CLASSES
 from jaxbrats.data.names import natural_key
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 
 SIDES = ("train", "val")
 _PREPROCESS = "Give the folder that jaxbrats preprocess wrote"
@@ -53,20 +53,20 @@ def find_arrays(data_dir: str | pathlib.Path) -> list[ArrayCase]:
     """
     data_dir = pathlib.Path(data_dir)
     if not data_dir.is_dir():
-        raise InputError("is not a folder", file=data_dir, cure=_PREPROCESS)
+        raise InputError("is not a folder", file=data_dir, hint=_PREPROCESS)
     split = any((data_dir / side).is_dir() for side in SIDES)
     if manifests.has_manifest(data_dir):
         cases = _manifest_cases(data_dir)
     elif split and (data_dir / "images").is_dir():
         problem = "holds both images/ and train/ or val/, so that it is unclear which to use"
-        raise InputError(problem, file=data_dir, cure="Move one of the two elsewhere")
+        raise InputError(problem, file=data_dir, hint="Move one of the two elsewhere")
     elif split:
         cases = [case for side in SIDES for case in _keras_cases(data_dir / side, side)]
     else:
         cases = _keras_cases(data_dir, None)
     name, count = collections.Counter(case.name for case in cases).most_common(1)[0]
     if count > 1:
-        raise InputError("is in both train/ and val/", case=name, file=data_dir, cure="Remove one of the two")
+        raise InputError("is in both train/ and val/", case=name, file=data_dir, hint="Remove one of the two")
     return sorted(cases, key=lambda case: natural_key(case.name))
 
 
@@ -75,9 +75,9 @@ def _manifest_cases(data_dir: pathlib.Path) -> list[ArrayCase]:
     if not manifest["finished"]:
         problem = "holds arrays whose preprocessing was not finished"
         if manifest.get("missing"):
-            cure = "Run jaxbrats preprocess with --shard for each of these, or once without to make all that is missing"
-            raise InputError(f"{problem}: missing {_shards(manifest)}", file=data_dir, cure=cure)
-        raise InputError(problem, file=data_dir, cure=_PREPROCESS_AGAIN)
+            hint = "Run jaxbrats preprocess with --shard for each of these, or once without to make all that is missing"
+            raise InputError(f"{problem}: missing {_shards(manifest)}", file=data_dir, hint=hint)
+        raise InputError(problem, file=data_dir, hint=_PREPROCESS_AGAIN)
     records = manifest["cases"]
     cases = [
         ArrayCase(
@@ -92,13 +92,13 @@ def _manifest_cases(data_dir: pathlib.Path) -> list[ArrayCase]:
     if not cases:
         counts = collections.Counter(record["status"] for record in records.values())
         found = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no case at all"
-        cure = "Preprocess more cases, or lower --min_tumour"
-        raise InputError(f"holds no case to train on ({found})", file=data_dir, cure=cure)
+        hint = "Preprocess more cases, or lower --min_tumour"
+        raise InputError(f"holds no case to train on ({found})", file=data_dir, hint=hint)
     present = {path for folder in ("images", "masks") for path in _array_files(data_dir / folder)}
     for case in cases:
         for path in (case.image, case.mask):
             if path not in present:
-                raise InputError("is missing", case=case.name, file=path, cure=_PREPROCESS_AGAIN)
+                raise InputError("is missing", case=case.name, file=path, hint=_PREPROCESS_AGAIN)
     return cases
 
 
@@ -113,12 +113,12 @@ def _keras_cases(folder: pathlib.Path, side: str | None) -> list[ArrayCase]:
     masks = {path.stem[5:]: path for path in _array_files(folder / "masks") if path.stem.startswith("mask_")}
     if not images and not masks:
         problem = "holds neither a manifest.json nor images/image_N.npy with masks/mask_N.npy"
-        raise InputError(problem, file=folder, cure=_PREPROCESS)
+        raise InputError(problem, file=folder, hint=_PREPROCESS)
     for number in sorted(images.keys() ^ masks.keys(), key=natural_key):
         path, partner = images.get(number), f"masks/mask_{number}.npy"
         if path is None:
             path, partner = masks[number], f"images/image_{number}.npy"
-        raise InputError(f"has no partner {partner}", file=path, cure="Add the missing file or remove this one")
+        raise InputError(f"has no partner {partner}", file=path, hint="Add the missing file or remove this one")
     return [ArrayCase(path.stem, path.stem, path, masks[number], side) for number, path in images.items()]
 
 
@@ -152,8 +152,8 @@ def array_shape(cases: Sequence[ArrayCase]) -> tuple[int, int, int, int]:
     for case, shape in zip(cases, shapes, strict=True):
         if shape != expected:
             problem = f"has shape {shape}, but most cases have {expected}, and a batch needs one shape"
-            cure = "Preprocess all cases with the same crop and modalities"
-            raise InputError(problem, case=case.name, file=case.image, cure=cure)
+            hint = "Preprocess all cases with the same crop and modalities"
+            raise InputError(problem, case=case.name, file=case.image, hint=hint)
     return expected
 
 
@@ -162,7 +162,7 @@ def _checked_shape(case: ArrayCase) -> tuple[int, ...]:
     mask = npy.read_header(case.mask, case.name, _check_mask)
     if mask.shape[:3] != image.shape[:3]:
         problem = f"covers {mask.shape[:3]} voxels, but the image of the case {image.shape[:3]}"
-        raise InputError(problem, case=case.name, file=case.mask, cure=npy.WRITE_AGAIN)
+        raise InputError(problem, case=case.name, file=case.mask, hint=npy.WRITE_AGAIN)
     return image.shape
 
 
@@ -205,7 +205,7 @@ def read_image(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
     if suspicious and not (finite := np.isfinite(image)).all():
         first = tuple(int(place) for place in np.unravel_index(np.argmin(finite), finite.shape))
         problem = f"holds {np.count_nonzero(~finite)} values that are NaN, infinite or beyond float32, first at {first}"
-        raise InputError(problem, case=case.name, file=case.image, cure=npy.WRITE_AGAIN)
+        raise InputError(problem, case=case.name, file=case.image, hint=npy.WRITE_AGAIN)
     return image
 
 
@@ -228,7 +228,7 @@ def read_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
     if labels is None:
         wanted = f"whole labels 0 to {NUM_CLASSES - 1}" if array.ndim == 3 else "one-hot, a single 1 a voxel and 0 else"
         problem = f"expected {wanted}, found values from {array.min()} to {array.max()}"
-        raise InputError(problem, case=case.name, file=case.mask, cure=npy.WRITE_AGAIN)
+        raise InputError(problem, case=case.name, file=case.mask, hint=npy.WRITE_AGAIN)
     return _place(labels, out, case.name, case.mask)
 
 
@@ -249,6 +249,6 @@ def _place(array: np.ndarray, out: np.ndarray | None, case: str, path: pathlib.P
     if out is None or array is out:
         return array
     if array.shape != out.shape:
-        raise InputError(f"has shape {array.shape}, expected {out.shape}", case=case, file=path, cure=npy.WRITE_AGAIN)
+        raise InputError(f"has shape {array.shape}, expected {out.shape}", case=case, file=path, hint=npy.WRITE_AGAIN)
     out[...] = array
     return out

@@ -13,8 +13,6 @@ from typing import Any
 
 import tqdm
 
-from jaxbrats import files, processes
-from jaxbrats.data.cases import Case, VolumeFile, find_cases
 from jaxbrats.data.manifest import (
     FAILED,
     KEPT,
@@ -29,10 +27,12 @@ from jaxbrats.data.manifest import (
     read_parts,
 )
 from jaxbrats.data.npy import write_npy
-from jaxbrats.data.preprocess import Preprocessing, preprocess_case
+from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
+from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
 from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, cohort_checksum
-from jaxbrats.errors import InputError
-from jaxbrats.locks import held_briefly, locked
+from jaxbrats.system import files, processes
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.locks import held_briefly, locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def preprocess_cohort(
             tasks,
             min(processes.available_cpus() if workers is None else workers, len(tasks)),
             name=lambda task: task.case.name,
-            cure="Run again with fewer workers: finished cases are kept",
+            hint="Run again with fewer workers: finished cases are kept",
         )
         bar = tqdm.tqdm(
             total=len(names),
@@ -148,7 +148,7 @@ def _plan(
     }
     if not manifests and any(path for folder in ("images", "masks") for path in (out / folder).glob("*.npy")):
         problem = "the folder holds arrays that no manifest.json lists, perhaps of another program"
-        raise InputError(problem, file=out, cure="Choose another folder for the output")
+        raise InputError(problem, file=out, hint="Choose another folder for the output")
     for folder in ("images", "masks"):
         for partial in (out / folder).glob(".partial-*"):  # of a run that was killed: the lock says that none is alive
             if shard == WHOLE or partial.stem.split("-", 2)[-1] in names:
@@ -190,7 +190,7 @@ def _manifests(out: pathlib.Path, settings: Preprocessing, shard: Shard) -> list
             raise InputError(
                 f"was begun in {other.count} shards, so shard {shard} does not belong to it",
                 file=out,
-                cure=f"Go on with {other.count} shards, or run once without --shard: finished cases are kept",
+                hint=f"Go on with {other.count} shards, or run once without --shard: finished cases are kept",
             )
         if other != shard and manifest["settings"] != settings.to_dict():
             made = manifest["settings"]
@@ -199,7 +199,7 @@ def _manifests(out: pathlib.Path, settings: Preprocessing, shard: Shard) -> list
                 f"shard {other} was made with {name} = {made[name]}, shard {shard} is to be with "
                 f"{settings.to_dict()[name]}",
                 file=out,
-                cure="Give all shards the same settings, or choose another folder",
+                hint="Give all shards the same settings, or choose another folder",
             )
     if shard == WHOLE:  # takes over whatever shards have left
         parts = {path: read_file(path) for path in sorted(out.glob("manifest.*-of-*.json"))}
@@ -245,8 +245,8 @@ def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]
     try:
         status = volume.path.stat()
     except OSError as error:
-        cure = "Check that the file is there and its permissions"
-        raise InputError(f"cannot be read ({error.strerror})", case=case.name, file=volume.path, cure=cure) from error
+        hint = "Check that the file is there and its permissions"
+        raise InputError(f"cannot be read ({error.strerror})", case=case.name, file=volume.path, hint=hint) from error
     path = pathlib.PurePath(os.path.relpath(volume.path, raw)).as_posix()
     source = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     return source if volume.channel is None else source | {"channel": volume.channel}

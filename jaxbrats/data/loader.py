@@ -22,8 +22,8 @@ import numpy as np
 from absl import flags
 
 from jaxbrats.data.arrays import ArrayCase, array_shape, fingerprint, read_image, read_labels
-from jaxbrats.errors import InputError
-from jaxbrats.processes import end_with_parent
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.processes import end_with_parent
 
 Batch = dict[str, np.ndarray]
 
@@ -88,7 +88,7 @@ def validation_batches(
     return BatchIterator(stream, 0, workers, prefetch)
 
 
-def loader_position(cases: Sequence[ArrayCase], seed: int) -> dict[str, Any]:
+def loader_state(cases: Sequence[ArrayCase], seed: int) -> dict[str, Any]:
     """What, beside the number of the next batch, a training stream follows from; JSON-able, to compare on resuming."""
     return {"seed": seed, "cases": len(cases), "fingerprint": fingerprint(cases)}
 
@@ -139,7 +139,7 @@ class BatchIterator(Iterator[Batch]):
                 raise
             raise InputError(
                 f"{ended}, before batch {self._next} ({self._stream.names(self._next)}) came",
-                cure="If memory ran out take fewer workers, or --config.data.workers=0 for none",
+                hint="If memory ran out take fewer workers, or --config.data.workers=0 for none",
             ) from error
         self._next += 1
         # From a worker they are grain's own class of array over shared memory.
@@ -223,8 +223,8 @@ class _Stream:
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> range:
     if batch_size < 1 or batch_size % process_count:
-        cure = "Choose a multiple of the number of processes"
-        raise InputError(f"a batch of {batch_size} cannot be shared by {process_count} processes", cure=cure)
+        hint = "Choose a multiple of the number of processes"
+        raise InputError(f"a batch of {batch_size} cannot be shared by {process_count} processes", hint=hint)
     share = batch_size // process_count
     return range(process_index * share, (process_index + 1) * share)
 
@@ -235,7 +235,7 @@ def _check_shared_memory(needed: int) -> None:
         raise InputError(
             f"worker processes need {needed / 1e9:.1f} GB of shared memory, {free / 1e9:.1f} GB are free",
             file=_SHARED_MEMORY,
-            cure="Set --config.data.workers=0 to read by threads, or give the container more (docker run --shm-size)",
+            hint="Set --config.data.workers=0 to read by threads, or give the container more (docker run --shm-size)",
         )
 
 

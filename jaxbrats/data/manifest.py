@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
-from jaxbrats import files
-from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, find_parts, merge
-from jaxbrats.errors import InputError
+from jaxbrats.system import files
+from jaxbrats.system.errors import InputError
 
 VERSION = 1
 KEPT, SKIPPED, FAILED = "kept", "skipped", "failed"
@@ -70,8 +70,8 @@ def read_parts(data_dir: pathlib.Path) -> dict[Shard, dict[str, Any]]:
     for shard, path in find_parts(data_dir).items():
         parts[shard] = read_file(path)
         if not isinstance(parts[shard].get("cohort"), str):
-            cure = "Delete it and run that shard again"
-            raise InputError("is not as jaxbrats preprocess writes it", file=path, cure=cure)
+            hint = "Delete it and run that shard again"
+            raise InputError("is not as jaxbrats preprocess writes it", file=path, hint=hint)
     return parts
 
 
@@ -82,18 +82,18 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
         InputError: as `read_manifest`.
     """
     if not path.exists():
-        raise InputError("is not there, so this is no folder of arrays", file=path, cure="Run jaxbrats preprocess")
+        raise InputError("is not there, so this is no folder of arrays", file=path, hint="Run jaxbrats preprocess")
     manifest = files.read_json(path)
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         found = manifest.get("version") if isinstance(manifest, dict) else type(manifest).__name__
         problem = f"expected version {VERSION} of the manifest, found {found}"
-        raise InputError(problem, file=path, cure="Preprocess into another folder")
+        raise InputError(problem, file=path, hint="Preprocess into another folder")
     records = manifest.get("cases")
     sound = isinstance(records, dict) and all(
         isinstance(record, dict) and record.get("status") in (KEPT, SKIPPED, FAILED) for record in records.values()
     )
     if not sound or not isinstance(manifest.get("finished"), bool):
-        raise InputError("is not as jaxbrats preprocess writes it", file=path, cure="Preprocess into another folder")
+        raise InputError("is not as jaxbrats preprocess writes it", file=path, hint="Preprocess into another folder")
     Preprocessing.from_dict(manifest.get("settings"))
     return manifest
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxbrats.data.nifti import Volume
-from jaxbrats.errors import InputError
+from jaxbrats.data.raw.nifti import Volume
+from jaxbrats.system.errors import InputError
 
 NORMALIZATIONS = ("minmax", "zscore")
 
@@ -31,6 +31,6 @@ def statistics_of(volume: Volume, normalization: str, case: str) -> tuple[float,
     # Not by the deviation: rounding of the mean makes it tiny instead of zero.
     if brain.min() == brain.max():
         problem = f"every voxel that is not zero has the value {brain[0]:g}, which cannot be normalised"
-        raise InputError(problem, case=case, file=volume.path, cure="Export it again")
+        raise InputError(problem, case=case, file=volume.path, hint="Export it again")
     offset, scale = float(brain.mean(dtype=np.float64)), float(brain.std(dtype=np.float64))
     return offset, scale, {"mean": offset, "std": scale}

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 
 WRITE_AGAIN = "Write the file again (jaxbrats preprocess does, once it is deleted), or take the case out"
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -99,7 +99,7 @@ def read(path: pathlib.Path, case: str, check: Check, out: np.ndarray | None = N
     except OSError as error:
         raise _unreadable(error, path, case) from error
     if left:
-        raise InputError("was shortened while it was read", case=case, file=path, cure=WRITE_AGAIN)
+        raise InputError("was shortened while it was read", case=case, file=path, hint=WRITE_AGAIN)
     return out
 
 
@@ -112,7 +112,7 @@ def _parse(file: BinaryIO, path: pathlib.Path, case: str, check: Check) -> Heade
     """Reads the header, leaving `file` at the first element."""
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
-        raise InputError("is not a regular file", case=case, file=path, cure=WRITE_AGAIN)
+        raise InputError("is not a regular file", case=case, file=path, hint=WRITE_AGAIN)
     try:
         header = Header(*_shape_dtype_fortran(file))
     except OSError:
@@ -121,10 +121,10 @@ def _parse(file: BinaryIO, path: pathlib.Path, case: str, check: Check) -> Heade
         # Garbage reaches NumPy's parser, which raises whatever Python's tokenizer and parser raise.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         problem = f"is not an array in NumPy's .npy format ({reason})"
-        raise InputError(problem, case=case, file=path, cure=WRITE_AGAIN) from error
+        raise InputError(problem, case=case, file=path, hint=WRITE_AGAIN) from error
     problem = _problem(header, status.st_size - file.tell(), check)
     if problem is not None:
-        raise InputError(problem, case=case, file=path, cure=WRITE_AGAIN)
+        raise InputError(problem, case=case, file=path, hint=WRITE_AGAIN)
     return header
 
 
@@ -152,4 +152,4 @@ def _problem(header: Header, present: int, check: Check) -> str | None:
 
 def _unreadable(error: OSError, path: pathlib.Path, case: str) -> InputError:
     problem = f"cannot be read ({error.strerror or error})"
-    return InputError(problem, case=case, file=path, cure="Check that the file is there and its permissions")
+    return InputError(problem, case=case, file=path, hint="Check that the file is there and its permissions")

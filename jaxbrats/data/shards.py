@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 
 MANIFEST = "manifest.json"
 _PART = re.compile(r"manifest\.([1-9]\d*)-of-([1-9]\d*)\.json")
@@ -76,7 +76,7 @@ def find_parts(data_dir: pathlib.Path) -> dict[Shard, pathlib.Path]:
         raise InputError(
             f"was preprocessed in shards of {' and of '.join(map(str, counts))}, which do not go together",
             file=data_dir,
-            cure="Run jaxbrats preprocess once without --shard: finished cases are kept",
+            hint="Run jaxbrats preprocess once without --shard: finished cases are kept",
         )
     return dict(sorted(parts.items()))
 

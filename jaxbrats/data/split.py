@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from jaxbrats import files
 from jaxbrats.data import manifest as manifests
 from jaxbrats.data.arrays import SIDES, ArrayCase, read_labels
 from jaxbrats.data.labels import BACKGROUND
 from jaxbrats.data.names import natural_key
-from jaxbrats.errors import InputError
+from jaxbrats.system import files
+from jaxbrats.system.errors import InputError
 
 _FILE = "split.json"
-_CURE = "Correct it, or delete it to have a new one drawn"
+_HINT = "Correct it, or delete it to have a new one drawn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,21 +116,21 @@ def _read(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
     sides = [content.get(side) for side in SIDES] if isinstance(content, dict) else []
     names = [name for side in sides if isinstance(side, list) for name in side]
     if not sides or not all(isinstance(part, list) for part in sides) or not all(isinstance(n, str) for n in names):
-        raise InputError('expected {"train": [names of cases], "val": [names of cases]}', file=path, cure=_CURE)
+        raise InputError('expected {"train": [names of cases], "val": [names of cases]}', file=path, hint=_HINT)
     split = Split(*map(tuple, sides))
     for name, count in collections.Counter(names).items():
         if name not in patients:
-            cure = f"Restore the case, or delete {_FILE} to have a new one drawn"
-            raise InputError("is named here, but there is no such case", case=name, file=path, cure=cure)
+            hint = f"Restore the case, or delete {_FILE} to have a new one drawn"
+            raise InputError("is named here, but there is no such case", case=name, file=path, hint=hint)
         if count > 1:
-            raise InputError(f"is named {count} times", case=name, file=path, cure=_CURE)
+            raise InputError(f"is named {count} times", case=name, file=path, hint=_HINT)
     trained_on = {patients[name]: name for name in split.train}
     for name in split.val:
         if patients[name] in trained_on:
             problem = f"is for validation, but {trained_on[patients[name]]} of the same patient is for training"
-            raise InputError(problem, case=name, file=path, cure=_CURE)
+            raise InputError(problem, case=name, file=path, hint=_HINT)
     if not split.train:
-        raise InputError("names no case to train on", file=path, cure=_CURE)
+        raise InputError("names no case to train on", file=path, hint=_HINT)
     left_out = sorted(patients.keys() - set(names), key=natural_key)
     if left_out:
         some = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")

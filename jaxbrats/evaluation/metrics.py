@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxbrats.data import labels as conventions
-from jaxbrats.data.geometry import bounding_box
+from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.evaluation import lesions, surfaces
 
 OVERLAP_COLUMNS = ("dice", "iou", "sensitivity", "specificity", "volume_ref_mm3", "volume_pred_mm3")

@@ -6,9 +6,9 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
-from jaxbrats.data.dataset_json import read_dataset_json
-from jaxbrats.errors import InputError
+from jaxbrats.data.raw.dataset_json import read_dataset_json
 from jaxbrats.inference.predict import MAPS
+from jaxbrats.system.errors import InputError
 
 _NIFTI = re.compile(r"(.+)\.nii(\.gz)?", re.IGNORECASE)
 _SEGMENTATION = re.compile(r"(.+)[-_]seg", re.IGNORECASE)
@@ -54,11 +54,11 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
     pred, ref = _label_files(pathlib.Path(pred_dir), problems), _label_files(pathlib.Path(ref_dir), problems)
     spoiled = {problem.case for problem in problems}
     for case in sorted(pred.keys() - ref.keys() - spoiled):
-        cure = f"Expected {case}-seg.nii.gz, {case}_seg.nii.gz or {case}.nii.gz there"
-        problems.append(InputError(f"has no reference in {ref_dir}", case=case, file=pred[case].path, cure=cure))
+        hint = f"Expected {case}-seg.nii.gz, {case}_seg.nii.gz or {case}.nii.gz there"
+        problems.append(InputError(f"has no reference in {ref_dir}", case=case, file=pred[case].path, hint=hint))
     for case in sorted(ref.keys() - pred.keys() - spoiled):
-        cure = f"Expected {case}.nii.gz there; predict it, or take its reference away"
-        problems.append(InputError(f"has no prediction in {pred_dir}", case=case, file=ref[case].path, cure=cure))
+        hint = f"Expected {case}.nii.gz there; predict it, or take its reference away"
+        problems.append(InputError(f"has no prediction in {pred_dir}", case=case, file=ref[case].path, hint=hint))
     return [Pair(case, pred[case], ref[case]) for case in sorted(pred.keys() & ref.keys())], problems
 
 
@@ -66,7 +66,7 @@ def _label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, 
     """The segmentations of a folder by case; a case found twice becomes a problem."""
     if not folder.is_dir():
         problem = "is a file, expected a folder" if folder.exists() else "there is no such folder"
-        raise InputError(problem, file=folder, cure="Give the folder that holds the segmentations")
+        raise InputError(problem, file=folder, hint="Give the folder that holds the segmentations")
     volumes = [(path, match[1]) for path in _walk(folder) if (match := _NIFTI.fullmatch(path.name))]
     stems = {stem for _, stem in volumes}
     volumes = [(path, stem) for path, stem in volumes if not _is_map(stem, stems)]
@@ -76,11 +76,11 @@ def _label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, 
     for path, case in named or volumes:
         if case in found:
             problem = f"is there twice, also as {found[case]}"
-            problems.append(InputError(problem, case=case, file=path, cure="Keep one"))
+            problems.append(InputError(problem, case=case, file=path, hint="Keep one"))
             spoiled.add(case)
         found.setdefault(case, path)
     if not found:
-        raise InputError("holds no .nii or .nii.gz file", file=folder, cure="Give the folder with the segmentations")
+        raise InputError("holds no .nii or .nii.gz file", file=folder, hint="Give the folder with the segmentations")
     maps = {parent: _label_map(parent) for parent in {path.parent for path in found.values()}}
     return {case: LabelFile(path, maps[path.parent]) for case, path in found.items() if case not in spoiled}
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation import metrics
-from jaxbrats.evaluation.scores import Row
+from jaxbrats.evaluation.tables import Row
 
 # Of these the printed table tells, where a score table has them.
 PRINTED = ("dice", "hd95_mm", "lesion_dice", "lesion_hd95_mm")

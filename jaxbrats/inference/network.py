@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxbrats.data.geometry import Frame
-from jaxbrats.data.preprocess import Preprocessing
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.inference.sliding_window import Apply
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
 from jaxbrats.train import checkpoints
-from jaxbrats.train.record import read_record
 from jaxbrats.train.state import make_model
 
 
@@ -88,7 +88,7 @@ def load_ensemble(workdirs: Sequence[str | pathlib.Path], step: str = "best") ->
                 f"an ensemble needs runs preprocessed alike: {name} is {other[name]} here and {first[name]} in "
                 f"{networks[0].workdir}",
                 file=network.workdir,
-                cure="Predict with each run by itself",
+                hint="Predict with each run by itself",
             )
     return networks
 

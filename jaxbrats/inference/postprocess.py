@@ -16,10 +16,10 @@ from typing import Any
 import cc3d
 import numpy as np
 
-from jaxbrats.data.geometry import bounding_box
 from jaxbrats.data.labels import BACKGROUND, ET, NCR, NUM_CLASSES
-from jaxbrats.errors import InputError
-from jaxbrats.files import read_json, write_json
+from jaxbrats.data.raw.geometry import bounding_box
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import read_json, write_json
 
 _NAME = "postprocess.json"
 
@@ -177,7 +177,7 @@ def read_postprocessing(workdirs: Sequence[pathlib.Path]) -> Postprocessing:
             raise InputError(
                 f"an ensemble needs runs with the same postprocessing: {asked[0]} here, {asked[1]} in {workdirs[0]}",
                 file=workdir / _NAME,
-                cure="Tune the runs together with experiments/tune_postprocess.py, or give --nopostprocess",
+                hint="Tune the runs together with experiments/tune_postprocess.py, or give --nopostprocess",
             )
     return found[0]
 
@@ -190,6 +190,6 @@ def _read(workdir: pathlib.Path) -> Postprocessing:
     try:
         return Postprocessing.from_dict(values["settings"] if isinstance(values, Mapping) else values)
     except KeyError as error:
-        raise InputError("holds no settings", file=path, cure="Tune again or delete it") from error
+        raise InputError("holds no settings", file=path, hint="Tune again or delete it") from error
     except InputError as error:
-        raise InputError(error.problem, file=path, cure="Tune again or delete it") from error
+        raise InputError(error.problem, file=path, hint="Tune again or delete it") from error

@@ -15,14 +15,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import nibabel as nib
 import numpy as np
 
-from jaxbrats.data import geometry
-from jaxbrats.data.cases import Case
-from jaxbrats.data.geometry import Frame, same_spacing
 from jaxbrats.data.labels import BACKGROUND
-from jaxbrats.data.nifti import Volume, write_labels, write_map
-from jaxbrats.data.preprocess import CropBox, Preprocessing, paste, preprocess_images
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import CropBox, Preprocessing, paste, preprocess_images
+from jaxbrats.data.raw import geometry
+from jaxbrats.data.raw.cases import Case
+from jaxbrats.data.raw.geometry import Frame, same_spacing
+from jaxbrats.data.raw.nifti import Volume, write_labels, write_map
 from jaxbrats.inference.postprocess import Postprocessing, postprocess
+from jaxbrats.system.errors import InputError
 
 MODES = ("window", "crop")
 MAPS = ("probabilities", "entropy")
@@ -95,8 +95,8 @@ def predict_cases(
                 yield problem
                 continue
             except MemoryError:
-                cure = "Lower --batch, or use a machine with more"
-                yield InputError("does not fit in memory", case=case.name, cure=cure)
+                hint = "Lower --batch, or use a machine with more"
+                yield InputError("does not fit in memory", case=case.name, hint=hint)
                 continue
             labels = np.argmax(probabilities, axis=-1).astype(np.uint8)
             if postprocessing is not None:
@@ -138,7 +138,7 @@ class _Patient:
         whole = paste(array, self.box, background)
         if self.orientation is None:
             return whole
-        return geometry.restore(whole, self.header.get_best_affine(), self.orientation)
+        return geometry.undo_reorient(whole, self.header.get_best_affine(), self.orientation)
 
 
 def _read(case: Case, settings: Preprocessing, frame: Frame | None, mode: str) -> _Patient:

@@ -11,11 +11,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from jaxbrats.data import nifti
-from jaxbrats.data.cases import VolumeFile
 from jaxbrats.data.labels import BRATS_2023
-from jaxbrats.data.preprocess import CropBox, crop, paste
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import CropBox, crop, paste
+from jaxbrats.data.raw import nifti
+from jaxbrats.data.raw.cases import VolumeFile
+from jaxbrats.system.errors import InputError
 
 
 def write_prediction(path: str | pathlib.Path, labels: np.ndarray, record: Mapping[str, Any] | None) -> None:
@@ -60,7 +60,7 @@ def read_prediction(
             + (" with another affine" if labels.shape == box.volume else ""),
             case=case,
             file=path,
-            cure="Run jaxbrats evaluate again",
+            hint="Run jaxbrats evaluate again",
         )
     return crop(labels, box)
 

@@ -21,8 +21,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxbrats.errors import InputError
-from jaxbrats.files import read_json
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import read_json
 from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
 from jaxbrats.train.orbax_errors import disk_errors, readable
 from jaxbrats.train.state import TrainState
@@ -154,7 +154,7 @@ def choose_step(workdir: pathlib.Path, which: str) -> int:
     folder = workdir / _FOLDER
     steps = _steps(folder)
     if not steps:
-        raise InputError("there is no checkpoint here", file=folder, cure="Train first, or check --workdir")
+        raise InputError("there is no checkpoint here", file=folder, hint="Train first, or check --workdir")
     if which == "latest":
         return steps[-1]
     if which == "best":
@@ -171,7 +171,7 @@ def choose_step(workdir: pathlib.Path, which: str) -> int:
     raise InputError(
         f"there is no checkpoint '{which}'",
         file=folder,
-        cure=f"Take best, latest or one of {', '.join(map(str, steps))}",
+        hint=f"Take best, latest or one of {', '.join(map(str, steps))}",
     )
 
 
@@ -203,7 +203,7 @@ def _set_aside_damaged(folder: pathlib.Path) -> None:
         raise InputError(
             f"none of the checkpoints can be used: {'; '.join(map(str, damages.values()))}",
             file=folder,
-            cure="Restore one from a backup, or delete this folder to train from the beginning",
+            hint="Restore one from a backup, or delete this folder to train from the beginning",
         )
     for step, damage in damages.items():
         aside = folder.parent / _DAMAGED / str(step)
@@ -224,11 +224,11 @@ def _naming_others(workdir: pathlib.Path, step: int) -> Iterator[None]:
         yield
     except DamagedCheckpointError as damage:
         others = [str(other) for other in _steps(workdir / _FOLDER) if other != step]
-        cure = f"name another one with --step: {', '.join(others)}" if others else "train again"
+        hint = f"name another one with --step: {', '.join(others)}" if others else "train again"
         raise DamagedCheckpointError(
             f"checkpoint {step} is damaged ({damage})",
             file=workdir,
-            cure=f"Restore it from a backup, or {cure}",
+            hint=f"Restore it from a backup, or {hint}",
         ) from damage
 
 
@@ -253,7 +253,7 @@ def _check_same_network(folder: pathlib.Path, model: Mapping[str, Any]) -> None:
                 f"holds another network: parameter {name} has shape {found.get(name, 'none')} in the checkpoint and "
                 f"{expected.get(name, 'none')} in the configured network",
                 file=folder,
-                cure="Use the config the run was trained with, or another --workdir",
+                hint="Use the config the run was trained with, or another --workdir",
             )
 
 

@@ -10,8 +10,8 @@ import pathlib
 
 from isal import isal_zlib
 
-from jaxbrats.errors import InputError
-from jaxbrats.files import read_json, write_json
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import read_json, write_json
 
 _NAME = "checksums.json"
 _BLOCK = 1 << 20

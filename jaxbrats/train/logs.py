@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jaxbrats.files import write_text
+from jaxbrats.system.files import write_text
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

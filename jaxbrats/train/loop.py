@@ -16,26 +16,27 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxbrats.allocator import release_freed_memory
-from jaxbrats.collector import no_garbage_collection
+from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase, array_shape
 from jaxbrats.data.labels import LABEL_NAMES, REGIONS
-from jaxbrats.data.loader import loader_position, training_batches, validation_batches
-from jaxbrats.errors import InputError
-from jaxbrats.model import scores
-from jaxbrats.signals import Interrupted, StopFlag, stop_flag
-from jaxbrats.train import checkpoints, hosts
+from jaxbrats.data.loader import loader_state, training_batches, validation_batches
+from jaxbrats.model.counts import accuracy, class_dice, class_iou, region_dice
+from jaxbrats.system import distributed
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.gc_paused import gc_paused
+from jaxbrats.system.memory import release_freed_memory
+from jaxbrats.system.signals import Interrupted, StopFlag, stop_flag
+from jaxbrats.train import checkpoints
 from jaxbrats.train.clock import Clock
 from jaxbrats.train.logs import MetricsLog, read_metrics
-from jaxbrats.train.mesh import batch_shapes, make_mesh, process_share, put_batch, replicate
-from jaxbrats.train.settings import Settings
+from jaxbrats.train.mesh import batch_shapes, make_mesh, process_slice, put_batch, replicate
 from jaxbrats.train.state import TrainState, init_state, make_model, make_optimizer, make_schedule
 from jaxbrats.train.step import StepMetrics, device_memory, jit_train_step, jit_validation_step, make_loss
 
 # Batches on the devices beside the one in use.
 _PREFETCH = 2
 # Steps of a start after which all that lives from step to step has its place in memory.
-_SETTLED = 3
+_WARMUP_STEPS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,28 +119,28 @@ def _train(
     loss = make_loss(settings.loss)
     shapes = batch_shapes(mesh, settings.batch_size, array_shape(training))
     validation_function = jit_validation_step(mesh, model, loss)
-    with no_garbage_collection():
+    with gc_paused():
         state = replicate(mesh, init_state(model, optimizer, settings.seed, len(settings.data.modalities)))
     key = replicate(mesh, jax.random.key(settings.seed))
-    place = loader_position(training, settings.seed)
+    position = loader_state(training, settings.seed)
 
     with checkpoints.open_checkpoints(workdir) as manager:
         if manager.latest_step() is not None:
-            state, saved_place = checkpoints.restore(manager, manager.latest_step(), state)
-            _check_place(saved_place, place, workdir)
+            state, saved_position = checkpoints.restore(manager, manager.latest_step(), state)
+            _check_loader(saved_position, position, workdir)
         start = int(state.step)
         unscored = start > 0 and plan.ends_epoch(start) and not checkpoints.has_scores(workdir, start)
         if start >= plan.total_steps and not unscored:
             return Outcome(start, trained=False)
         if start:
             print(f"going on after step {start} of {plan.total_steps}", flush=True)
-        with no_garbage_collection():
+        with gc_paused():
             step_function = jit_train_step(
                 mesh, model, optimizer, loss, settings.accumulate, skip_nonfinite=settings.skip_nonfinite
             )
             step_function = step_function.lower(state, shapes, key).compile()
         print(f"a step takes {device_memory(step_function) / 2**30:.2f} GiB of each device's memory", flush=True)
-        log = MetricsLog(workdir, start, writes=hosts.is_first())
+        log = MetricsLog(workdir, start, writes=distributed.is_first())
         clock = Clock(read_metrics(workdir))
         bar = tqdm(
             total=plan.total_steps,
@@ -147,7 +148,7 @@ def _train(
             desc="training",
             unit="step",
             dynamic_ncols=True,
-            disable=not hosts.is_first(),
+            disable=not distributed.is_first(),
         )
 
         def report(step: int, metrics: StepMetrics, index: np.ndarray) -> None:
@@ -158,7 +159,7 @@ def _train(
                 if not settings.skip_nonfinite:
                     raise InputError(
                         f"the update of {where}, is not finite; the last good checkpoint is kept",
-                        cure="Look at these cases, lower config.learning_rate, train in float32 or set "
+                        hint="Look at these cases, lower config.learning_rate, train in float32 or set "
                         "config.skip_nonfinite",
                     )
                 bar.write(f"not finite and dropped: the update of {where}; {skipped} so far", file=sys.stderr)
@@ -190,7 +191,7 @@ def _train(
             return {checkpoints.SCORE: result[checkpoints.SCORE]}
 
         bar_scores: dict[str, str] = {}
-        share, agreed = process_share(mesh), hosts.Agreement(mesh)
+        share, agreed = process_slice(mesh), distributed.StopConsensus(mesh)
         batches = training_batches(
             training,
             batch_size=settings.batch_size,
@@ -204,7 +205,7 @@ def _train(
             with batches:
                 if unscored:  # a signal came during its validation
                     if result := finish_epoch(start, state):
-                        checkpoints.save(manager, state, place, result)
+                        checkpoints.save(manager, state, position, result)
                     if stopped := agreed(stop.number):
                         raise Interrupted(stopped, start)
                     if start == plan.total_steps:
@@ -219,14 +220,14 @@ def _train(
                     pending = (step, metrics, index)
                     stopped = agreed(stop.number)
                     ends_epoch = plan.ends_epoch(step)
-                    if step == start + _SETTLED:
+                    if step == start + _WARMUP_STEPS:
                         release_freed_memory()
                     saves = settings.checkpoint.every_steps and step % settings.checkpoint.every_steps == 0
                     if not (ends_epoch or saves or stopped):
                         continue
                     report(*pending)
                     pending = None
-                    checkpoints.save(manager, state, place, finish_epoch(step, state) if ends_epoch else None)
+                    checkpoints.save(manager, state, position, finish_epoch(step, state) if ends_epoch else None)
                     if ends_epoch:
                         release_freed_memory()  # what validation took
                     stopped = stopped or agreed(stop.number)  # it may have come meanwhile
@@ -252,7 +253,7 @@ def _validate(
     cases take longer than a batch system waits.
     """
     results = []
-    share = process_share(mesh)
+    share = process_slice(mesh)
     batches = validation_batches(
         cases,
         batch_size=settings.batch_size // settings.accumulate,
@@ -267,15 +268,13 @@ def _validate(
             results.append(step(state, batch))
     # The last batch is filled up with cases from the start again.
     case = jax.tree.map(lambda *rows: np.concatenate(rows)[: len(cases)], *jax.device_get(results))
-    regions = {
-        name: float(np.mean(scores.region_dice(case.counts.confusion, labels))) for name, labels in REGIONS.items()
-    }
+    regions = {name: float(np.mean(region_dice(case.counts.confusion, labels))) for name, labels in REGIONS.items()}
     return {
         **_scores_by_name(
             np.mean(case.loss, dtype=np.float64),
-            np.mean(scores.class_dice(case.counts.confusion), axis=0),
-            np.mean(scores.class_iou(case.counts), axis=0),
-            scores.accuracy(case.counts.confusion),
+            np.mean(class_dice(case.counts.confusion), axis=0),
+            np.mean(class_iou(case.counts), axis=0),
+            accuracy(case.counts.confusion),
         ),
         "region_dice": regions,
         checkpoints.SCORE: float(np.mean(list(regions.values()))),
@@ -306,12 +305,12 @@ def _ahead(items: Iterable[Any], send: Callable[[Any], Any]) -> Iterator[Any]:
     yield from waiting
 
 
-def _check_place(saved: dict[str, Any], expected: dict[str, Any], workdir: pathlib.Path) -> None:
+def _check_loader(saved: dict[str, Any], expected: dict[str, Any], workdir: pathlib.Path) -> None:
     """Refuses to go on with other training cases or another order than the run began with."""
     for name, value in expected.items():
         if saved.get(name) != value:
             raise InputError(
                 f"the run here was trained on other data: {name} was {saved.get(name)}, it is {value}",
                 file=workdir,
-                cure="Give it the data and seed it began with, or another --workdir",
+                hint="Give it the data and seed it began with, or another --workdir",
             )

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 
 
 def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Mesh:
@@ -37,20 +37,20 @@ def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Me
     if data * space > len(devices):
         raise InputError(
             f"config.mesh asks for {data} x {space} devices, there are {len(devices)} ({devices[0].platform})",
-            cure="Lower config.mesh.data or config.mesh.space",
+            hint="Lower config.mesh.data or config.mesh.space",
         )
     if jax.process_count() > 1:
         local = jax.local_device_count()
         if data * space != len(devices) or (local % space and space % local):
             raise InputError(
                 f"config.mesh asks for {data} x {space} devices, there are {jax.process_count()} processes of {local}",
-                cure="Set config.mesh.data to -1, config.mesh.space to a divisor or multiple of a process's devices",
+                hint="Set config.mesh.data to -1, config.mesh.space to a divisor or multiple of a process's devices",
             )
     if batch_size % (data * accumulate):
         parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
         raise InputError(
             f"config.batch_size {batch_size} cannot be divided over {data} devices{parts}",
-            cure=f"Take a multiple of {data * accumulate}, "
+            hint=f"Take a multiple of {data * accumulate}, "
             f"or set config.mesh.data to a divisor of {batch_size // accumulate}",
         )
     return Mesh(np.array(devices[: data * space]).reshape(data, space), ("data", "space"))
@@ -67,7 +67,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class ProcessSlice:
     """What a process's devices hold of every batch.
 
     Attributes:
@@ -81,12 +81,12 @@ class Share:
     space: range
 
 
-def process_share(mesh: Mesh) -> Share:
+def process_slice(mesh: Mesh) -> ProcessSlice:
     """The share of this process. Processes whose devices hold parts of the same volumes have the same rows."""
     held = np.argwhere([[device.process_index == jax.process_index() for device in row] for row in mesh.devices])
     (first_row, first_part), (last_row, last_part) = held.min(0).tolist(), held.max(0).tolist()
     rows = last_row + 1 - first_row
-    return Share(first_row // rows, mesh.shape["data"] // rows, range(first_part, last_part + 1))
+    return ProcessSlice(first_row // rows, mesh.shape["data"] // rows, range(first_part, last_part + 1))
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -94,10 +94,10 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
     Args:
         mesh: From `make_mesh`.
-        batch: This process's rows (see `process_share`), volumes whole: 'image' `(B, X, Y, Z, C)` and 'labels'
+        batch: This process's rows (see `process_slice`), volumes whole: 'image' `(B, X, Y, Z, C)` and 'labels'
             `(B, X, Y, Z)`; other entries stay on the host.
     """
-    sharding, share = batch_sharding(mesh), process_share(mesh)
+    sharding, share = batch_sharding(mesh), process_slice(mesh)
 
     def put(rows: np.ndarray) -> jax.Array:
         part = rows.shape[1] // mesh.shape["space"]

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxbrats.errors import InputError
-from jaxbrats.files import disk_error
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import disk_error
 
 
 def _is_worth_telling(record: logging.LogRecord) -> bool:
@@ -46,7 +46,7 @@ def readable(folder: Any) -> Iterator[None]:
         raise InputError(
             f"the checkpoint cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
             file=folder,
-            cure="Name another one with --step, or delete this folder to go on from the one before it",
+            hint="Name another one with --step, or delete this folder to go on from the one before it",
         ) from error
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxbrats.config.settings import Settings
 from jaxbrats.data.labels import NUM_CLASSES
 from jaxbrats.model.unet import UNet3D
-from jaxbrats.train.settings import Settings
 
 
 @flax.struct.dataclass

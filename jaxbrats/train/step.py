@@ -12,10 +12,10 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import Mesh
 
-from jaxbrats.model import scores
+from jaxbrats.config.settings import Loss
+from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, count
 from jaxbrats.model.losses import categorical_focal_loss, dice_loss
 from jaxbrats.train.mesh import batch_sharding, replicated
-from jaxbrats.train.settings import Loss
 from jaxbrats.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -40,7 +40,7 @@ class CaseMetrics(NamedTuple):
     """Of each case of a validation batch: loss `(B,)` and the counts its scores follow from."""
 
     loss: jax.Array
-    counts: scores.Counts
+    counts: Counts
 
 
 def make_loss(loss: Loss) -> LossFunction:
@@ -87,7 +87,7 @@ def train_step(
         gradients, batch_stats, loss, counts = gradient(state.batch_stats, batch, dropout_key)
     else:
 
-        def add(carry: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], tuple[jax.Array, scores.Counts]]:
+        def add(carry: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], tuple[jax.Array, Counts]]:
             total, batch_stats = carry
             part = _micro_batch(batch, number, accumulate)
             more, batch_stats, loss, counts = gradient(batch_stats, part, jax.random.fold_in(dropout_key, number))
@@ -106,9 +106,9 @@ def train_step(
         updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged)
     metrics = StepMetrics(
         loss,
-        scores.class_dice(counts.confusion),
-        scores.class_iou(counts),
-        scores.accuracy(counts.confusion),
+        class_dice(counts.confusion),
+        class_iou(counts),
+        accuracy(counts.confusion),
         finite,
         updated.skipped,
     )
@@ -129,7 +129,7 @@ def is_finite(loss: jax.Array, gradients: Any, batch_stats: Any) -> jax.Array:
 
 def _gradient(
     model: nn.Module, loss_function: LossFunction, params: Any, batch_stats: Any, batch: Batch, key: jax.Array
-) -> tuple[Any, Any, jax.Array, scores.Counts]:
+) -> tuple[Any, Any, jax.Array, Counts]:
     """Gradients, new batch statistics, loss, and the counts of all cases of a batch together."""
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -143,7 +143,7 @@ def _gradient(
         return loss_function(logits, batch["labels"]), (logits, updated.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    return gradients, batch_stats, loss, _sum_first(scores.count(logits, batch["labels"]))
+    return gradients, batch_stats, loss, _sum_first(count(logits, batch["labels"]))
 
 
 def _micro_batch(batch: Batch, number: jax.Array, accumulate: int) -> Batch:
@@ -160,7 +160,7 @@ def _micro_batch(batch: Batch, number: jax.Array, accumulate: int) -> Batch:
     return jax.tree.map(take, batch)
 
 
-def _sum_first(counts: scores.Counts) -> scores.Counts:
+def _sum_first(counts: Counts) -> Counts:
     return jax.tree.map(lambda count: count.sum(0), counts)
 
 
@@ -168,7 +168,7 @@ def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainS
     """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
     logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch["image"])
     loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
-    return CaseMetrics(loss, scores.count(logits, batch["labels"]))
+    return CaseMetrics(loss, count(logits, batch["labels"]))
 
 
 def jit_train_step(

@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from malformed import kinds
 
 from jaxbrats import commands
-from jaxbrats.testing import kinds
 
 CROP = "--crop=6,6,6"
 
@@ -50,7 +50,7 @@ def test_json_holds_what_was_measured_and_found(raw, capsys):
             "case": kinds.ODD,
             "file": str(file),
             "problem": "is empty",
-            "cure": "Copy or download it again",
+            "hint": "Copy or download it again",
         }
     ]
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxbrats import commands
 from jaxbrats.data.arrays import find_arrays, read_image, read_labels
-from jaxbrats.evaluation.scores import read_csv
+from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.network import load_network, make_predict
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxbrats import commands
 from jaxbrats.data.arrays import find_arrays, read_image
-from jaxbrats.data.preprocess import CropBox, paste
+from jaxbrats.data.preprocessing import CropBox, paste
 from jaxbrats.inference.network import load_network, make_apply, make_predict
 from jaxbrats.inference.postprocess import Postprocessing, write_postprocessing
 from jaxbrats.inference.sliding_window import predict_probabilities

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jaxbrats import commands
-from jaxbrats.evaluation import metrics, scores
+from jaxbrats.evaluation import metrics, tables
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -38,8 +38,8 @@ def test_scores_a_folder_and_prints_the_summary(folders, capsys):
     assert run(folders) == 0
     expected = []
     for number, case in ((1, "A"), (0, "B")):
-        expected += scores.case_rows(case, metrics.score_case(random_labels(number), random_labels(10 + number)))
-    assert scores.read_csv(folders / "scores.csv") == expected
+        expected += tables.case_rows(case, metrics.score_case(random_labels(number), random_labels(10 + number)))
+    assert tables.read_csv(folders / "scores.csv") == expected
     printed = capsys.readouterr().out
     mean = np.mean([row["dice"] for row in expected if row["region"] == "WT"])
     assert f"WT           2{mean:8.4f}" in printed
@@ -49,7 +49,7 @@ def test_scores_a_folder_and_prints_the_summary(folders, capsys):
 def test_flags_reach_the_scores(folders):
     assert run(folders, "--challenge=MET", "--tolerance_mm=0") == 0
     expected = metrics.score_case(random_labels(1), random_labels(11), challenge="MET", tolerance_mm=0)
-    assert scores.read_csv(folders / "scores.csv")[:5] == scores.case_rows("A", expected)
+    assert tables.read_csv(folders / "scores.csv")[:5] == tables.case_rows("A", expected)
 
 
 def test_bad_cases_are_named_the_others_scored_and_the_exit_code_is_1(folders, capsys):
@@ -60,7 +60,7 @@ def test_bad_cases_are_named_the_others_scored_and_the_exit_code_is_1(folders, c
     save(folders / "pred" / "F.nii.gz", (random_labels(3) / 3).astype(np.float32))
     save(folders / "ref" / "F-seg.nii.gz", random_labels(3))
     assert run(folders) == 1
-    assert {row["case"] for row in scores.read_csv(folders / "scores.csv")} == {"A", "B"}
+    assert {row["case"] for row in tables.read_csv(folders / "scores.csv")} == {"A", "B"}
     errors = capsys.readouterr().err
     for line in (
         "4 could not be scored",

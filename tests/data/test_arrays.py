@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from jaxbrats.data import manifest as manifests
 from jaxbrats.data.arrays import ArrayCase, array_shape, find_arrays, fingerprint, read_image, read_labels
 from jaxbrats.data.npy import write_npy
-from jaxbrats.data.preprocess import Preprocessing
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.system.errors import InputError
 
 SHAPE = (3, 4, 5)
 RANDOM = np.random.default_rng(0)

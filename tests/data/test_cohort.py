@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from jaxbrats.data import cohort
-from jaxbrats.data.cases import Case, Cohort, find_cases
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.manifest import read_manifest
-from jaxbrats.data.preprocess import Preprocessing, preprocess_case
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
+from jaxbrats.data.raw.cases import Case, Cohort, find_cases
+from jaxbrats.system.errors import InputError
 
 SHAPE = (9, 8, 7)
 SETTINGS = Preprocessing(crop=(4, 4, 4), min_tumour=0.01)

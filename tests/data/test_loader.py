@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from jaxbrats.data import loader
 from jaxbrats.data.arrays import ArrayCase
-from jaxbrats.data.loader import epoch_order, loader_position, training_batches, validation_batches
-from jaxbrats.errors import InputError
+from jaxbrats.data.loader import epoch_order, loader_state, training_batches, validation_batches
+from jaxbrats.system.errors import InputError
 
 SHAPE = (2, 3, 4)
 
@@ -157,12 +157,12 @@ class TestValidation:
 
 class TestPosition:
     def test_tells_other_data_apart(self, cases):
-        position = loader_position(cases, seed=3)
-        assert position == loader_position(list(cases), seed=3)
+        position = loader_state(cases, seed=3)
+        assert position == loader_state(list(cases), seed=3)
         assert position["seed"] == 3
         assert position["cases"] == 7
         assert all(
-            loader_position(other, seed) != position
+            loader_state(other, seed) != position
             for other, seed in ((cases, 4), (cases[:6], 3), (cases[::-1], 3), ([*cases[:6], cases[0]], 3))
         )
 

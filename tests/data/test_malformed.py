@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from malformed import corpus as malformed
+from malformed import kinds
 
-from jaxbrats.data.cases import VolumeFile, find_cases
 from jaxbrats.data.labels import BRATS_2023
-from jaxbrats.data.nifti import read_image, read_labels
-from jaxbrats.errors import InputError
-from jaxbrats.testing import kinds, malformed
+from jaxbrats.data.raw.cases import VolumeFile, find_cases
+from jaxbrats.data.raw.nifti import read_image, read_labels
+from jaxbrats.system.errors import InputError
 
 ALL = [(group, kind) for group, some in malformed.CORPUS.items() for kind in some]
 FUZZ = settings(max_examples=80, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,7 +70,7 @@ def test_any_damage_of_a_gzip_stream_gives_the_same_voxels_or_an_input_error(tmp
     try:
         volume = read_image(VolumeFile(path), "case")
     except InputError as error:
-        assert (error.file, bool(error.cure)) == (path, True)
+        assert (error.file, bool(error.hint)) == (path, True)
         return
     # What the checksum does not cover: the name, time and flags in the stream's own header.
     np.testing.assert_array_equal(volume.data, kinds.image_voxels(0))
@@ -86,7 +87,7 @@ def test_any_damage_of_a_segmentations_header_gives_labels_or_an_input_error(tmp
     try:
         labels, affine = read_labels(VolumeFile(path), "case", BRATS_2023)
     except InputError as error:
-        assert error.cure
+        assert error.hint
         assert str(error).isprintable()
         return
     assert labels.ndim == 3
@@ -112,7 +113,7 @@ def test_any_dataset_json_gives_cases_or_an_input_error(tmp_path, channels, labe
     try:
         cohort = find_cases(tmp_path)
     except InputError as error:
-        assert error.cure
+        assert error.hint
         return
     for case in cohort.cases:
         assert set(case.label_map.values()) <= {0, 1, 2, 3}

@@ -11,10 +11,10 @@ from jaxbrats.data import cohort
 from jaxbrats.data.arrays import find_arrays
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.manifest import read_manifest
-from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.shards import Shard, cohort_checksum, merge
-from jaxbrats.data.synthetic import write_cohort
-from jaxbrats.errors import InputError
+from jaxbrats.synthetic.cohort import write_cohort
+from jaxbrats.system.errors import InputError
 
 SETTINGS = Preprocessing(("t2f",), (8, 8, 8), min_tumour=0.0)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from jaxbrats.data import manifest as manifests
 from jaxbrats.data.arrays import ArrayCase, find_arrays
-from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.split import Split, load_or_make_split, make_split
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 
 
 def cohort(scans_by_patient: list[int]) -> dict[str, str]:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from jaxbrats.errors import InputError
 from jaxbrats.evaluation.pairs import find_pairs
+from jaxbrats.system.errors import InputError
 
 
 def touch(folder, *names):

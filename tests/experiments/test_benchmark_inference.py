@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxbrats.data.cases import find_cases
+from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.network import make_apply
 from jaxbrats.inference.sliding_window import predict_probabilities
 

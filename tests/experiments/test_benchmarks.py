@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxbrats.data.arrays import find_arrays
-from jaxbrats.data.cases import find_cases
-from jaxbrats.data.preprocess import Preprocessing
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.raw.cases import find_cases
+from jaxbrats.system.errors import InputError
 
 MACHINE = {"processor": "one", "cpus": 2, "python": "3", "versions": {"jax": "0"}}
 
@@ -153,8 +153,8 @@ def test_a_start_in_words():
 def test_a_case_is_learnt(tiny_data, capsys):
     import overfit_one_case as experiment
 
+    from jaxbrats.config.settings import Data, Model, Settings
     from jaxbrats.data.arrays import read_image, read_labels
-    from jaxbrats.train.settings import Data, Model, Settings
 
     case = find_arrays(tiny_data)[0]
     data = Data(modalities=("t2f", "t1c"), crop=(16, 16, 16))

@@ -3,7 +3,7 @@ import re
 import subprocess
 import sys
 
-from jaxbrats.evaluation.scores import read_csv
+from jaxbrats.evaluation.tables import read_csv
 
 
 def test_a_table_of_checkpoints(tiny_run, tiny_data, tmp_path, request):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxbrats.data.labels import SCORED
-from jaxbrats.evaluation import metrics, scores
+from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.lesions import CHALLENGES
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
@@ -20,7 +20,7 @@ def run(program, *arguments):
 
 
 def table(path, offset, cases):
-    scores.write_csv(
+    tables.write_csv(
         path,
         [
             {"case": case, "region": region, "dice": 0.5 + offset + number / 100, "hd95_mm": 3.0}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jaxbrats.data.arrays import find_arrays
-from jaxbrats.data.synthetic import write_cohort
+from jaxbrats.synthetic.cohort import write_cohort
 
 ROOT = pathlib.Path(__file__).parents[2]
 

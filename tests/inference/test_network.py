@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from jaxbrats.data.geometry import Frame
-from jaxbrats.errors import InputError
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.inference import network as networks
 from jaxbrats.inference.network import load_ensemble, load_network, make_apply, make_predict
 from jaxbrats.inference.sliding_window import predict_probabilities
+from jaxbrats.system.errors import InputError
 
 
 @pytest.fixture(scope="module")

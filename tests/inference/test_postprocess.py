@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxbrats.data.labels import ED, ET, NCR
-from jaxbrats.errors import InputError
 from jaxbrats.inference.postprocess import (
     Postprocessing,
     fill_holes,
@@ -17,6 +16,7 @@ from jaxbrats.inference.postprocess import (
     remove_components,
     write_postprocessing,
 )
+from jaxbrats.system.errors import InputError
 
 MM = (1.0, 1.0, 1.0)
 SPACING = (1.0, 2.0, 0.5)

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxbrats.data.cases import find_cases
-from jaxbrats.data.geometry import Frame
 from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR
-from jaxbrats.data.preprocess import CropBox, Preprocessing, crop, paste
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import CropBox, Preprocessing, crop, paste
+from jaxbrats.data.raw.cases import find_cases
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.inference import predict as module
 from jaxbrats.inference.postprocess import Postprocessing
 from jaxbrats.inference.predict import entropy, predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities
+from jaxbrats.system.errors import InputError
 
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.0, 0, 126], [0, 0, 1, -72], [0, 0, 0, 1]])
 SETTINGS = Preprocessing(("t2f", "t1c"), (8, 8, 8))

@@ -4,8 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from jaxbrats.errors import InputError
 from jaxbrats.inference.predictions import read_prediction, write_prediction
+from jaxbrats.system.errors import InputError
 
 
 def record(shape, origin, affine):

@@ -5,7 +5,7 @@ import pytest
 
 from experiments import faults
 from jaxbrats import commands, main
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 from jaxbrats.train import checkpoints
 from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxbrats.errors import InputError
-from jaxbrats.train.mesh import Share, batch_shapes, make_mesh, process_share, put_batch, replicate, replicated
-from jaxbrats.train.settings import Data, Model, Settings, check
+from jaxbrats.config.settings import Data, Model, Settings, check
+from jaxbrats.system.errors import InputError
+from jaxbrats.train.mesh import ProcessSlice, batch_shapes, make_mesh, process_slice, put_batch, replicate, replicated
 from jaxbrats.train.state import init_state, make_model, make_optimizer
 from jaxbrats.train.step import jit_train_step, jit_validation_step, make_loss
 
@@ -71,7 +71,7 @@ def test_memory_of_a_device_falls_with_their_number():
 
 
 def test_the_share_of_a_process_is_all_where_it_is_alone():
-    assert process_share(make_mesh(2, 4, 2)) == Share(0, 1, range(4))
+    assert process_slice(make_mesh(2, 4, 2)) == ProcessSlice(0, 1, range(4))
 
 
 class Device:
@@ -82,10 +82,15 @@ class Device:
 @pytest.mark.parametrize(
     ("processes", "data", "space", "shares"),
     [
-        ([0, 0, 1, 1], 4, 1, [Share(0, 2, range(1)), Share(1, 2, range(1))]),
-        ([0, 0, 1, 1], 2, 2, [Share(0, 2, range(2)), Share(1, 2, range(2))]),
-        ([0, 0, 1, 1], 1, 4, [Share(0, 1, range(2)), Share(0, 1, range(2, 4))]),
-        ([0, 1, 2, 3], 2, 2, [Share(0, 2, range(1)), Share(0, 2, range(1, 2)), Share(1, 2, range(1))]),
+        ([0, 0, 1, 1], 4, 1, [ProcessSlice(0, 2, range(1)), ProcessSlice(1, 2, range(1))]),
+        ([0, 0, 1, 1], 2, 2, [ProcessSlice(0, 2, range(2)), ProcessSlice(1, 2, range(2))]),
+        ([0, 0, 1, 1], 1, 4, [ProcessSlice(0, 1, range(2)), ProcessSlice(0, 1, range(2, 4))]),
+        (
+            [0, 1, 2, 3],
+            2,
+            2,
+            [ProcessSlice(0, 2, range(1)), ProcessSlice(0, 2, range(1, 2)), ProcessSlice(1, 2, range(1))],
+        ),
     ],
 )
 def test_the_shares_of_several_processes(monkeypatch, processes, data, space, shares):
@@ -97,7 +102,7 @@ def test_the_shares_of_several_processes(monkeypatch, processes, data, space, sh
 
     for process, expected in enumerate(shares):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        assert process_share(FakeMesh) == expected
+        assert process_slice(FakeMesh) == expected
 
 
 def test_a_volume_that_the_devices_do_not_divide_is_refused():

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxbrats.errors import InputError
+from jaxbrats.config.settings import Loss, Model, Settings
 from jaxbrats.model.losses import categorical_focal_loss, dice_loss
+from jaxbrats.system.errors import InputError
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.settings import Loss, Model, Settings
 from jaxbrats.train.state import init_state, make_model, make_optimizer, make_schedule
 from jaxbrats.train.step import is_finite, jit_train_step, jit_validation_step, make_loss
 

@@ -8,7 +8,7 @@ from jaxbrats.data.check.case import CaseReport
 from jaxbrats.data.check.findings import Finding, warning
 from jaxbrats.data.check.image import FileFacts
 from jaxbrats.data.labels import BACKGROUND, MODALITIES
-from jaxbrats.data.preprocess import Preprocessing
+from jaxbrats.data.preprocessing import Preprocessing
 
 
 def between_cases(cases: Sequence[CaseReport], settings: Preprocessing) -> Iterator[Finding]:
@@ -26,8 +26,8 @@ def _absent_modalities(cases: Sequence[CaseReport], settings: Preprocessing) -> 
         if len(without) < len(readable) / 2:
             for case in without:
                 problem = f"has no {modality}, which {len(readable) - len(without)} of {len(readable)} cases have"
-                cure = f"Add it before {modality} is asked for with --modalities"
-                yield warning("unused", problem, case=case.name, file=_first(case).parent, cure=cure)
+                hint = f"Add it before {modality} is asked for with --modalities"
+                yield warning("unused", problem, case=case.name, file=_first(case).parent, hint=hint)
 
 
 def _unlike_most(cases: Sequence[CaseReport]) -> Iterator[Finding]:
@@ -36,11 +36,11 @@ def _unlike_most(cases: Sequence[CaseReport]) -> Iterator[Finding]:
     if not frames:
         return
     usual, _ = collections.Counter(frames.values()).most_common(1)[0]
-    cure = "Resample it to the orientation and spacing of the others: training takes voxels as they are"
+    hint = "Resample it to the orientation and spacing of the others: training takes voxels as they are"
     for case in cases:
         if case.files and not frames[case.name].is_like(usual):
             problem = f"is {frames[case.name]}, but most cases are {usual}"
-            yield warning("frame", problem, case=case.name, file=_first(case), cure=cure)
+            yield warning("frame", problem, case=case.name, file=_first(case), hint=hint)
 
 
 def _duplicates(cases: Sequence[CaseReport]) -> Iterator[Finding]:
@@ -55,18 +55,18 @@ def _duplicates(cases: Sequence[CaseReport]) -> Iterator[Finding]:
             other, other_part = first.setdefault(facts.content, (case, part))
             if other is case and other_part != part:
                 problem = f"has the same voxels as the {other_part} of the case"
-                cure = "One was copied in the place of the other: find the right file"
-                yield warning("duplicate", problem, case=case.name, file=facts.path, cure=cure)
+                hint = "One was copied in the place of the other: find the right file"
+                yield warning("duplicate", problem, case=case.name, file=facts.path, hint=hint)
             elif other is not case:
                 shared[case.name, other.name].append(part)
     by_name = {case.name: case for case in cases}
     for (name, other), parts in shared.items():
         problem = f"has the same {', '.join(parts)} as case {other}"
-        cure = "Keep one: as two patients, one may be trained on and the other validated with"
+        hint = "Keep one: as two patients, one may be trained on and the other validated with"
         if patients[name] == patients[other]:
-            cure = "Is it one scan under two names? Then keep one"
+            hint = "Is it one scan under two names? Then keep one"
         facts: FileFacts = by_name[name].files[parts[0]]
-        yield warning("duplicate", problem, case=name, file=facts.path, cure=cure)
+        yield warning("duplicate", problem, case=name, file=facts.path, hint=hint)
 
 
 def _first(case: CaseReport) -> pathlib.Path:

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxbrats.data.cases import Case, missing_modalities
 from jaxbrats.data.check.findings import Finding, warning
 from jaxbrats.data.check.image import FileFacts, doubts, facts_of
 from jaxbrats.data.labels import BACKGROUND, LABEL_NAMES, MODALITIES
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
-from jaxbrats.data.nifti import Grid, Volume, check_geometry, read_channels, read_labels
 from jaxbrats.data.normalization import statistics_of
-from jaxbrats.data.preprocess import NO_SEGMENTATION, Preprocessing, crop_labels
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import NO_SEGMENTATION, Preprocessing, crop_labels
+from jaxbrats.data.raw.cases import Case, missing_modalities
+from jaxbrats.data.raw.nifti import Grid, Volume, check_geometry, read_channels, read_labels
+from jaxbrats.system.errors import InputError
 
 # Segmentations reach a little beyond a brain that was cut out tightly; one that lies elsewhere is of another volume.
 _MOST_OUTSIDE = 0.02
@@ -124,11 +124,11 @@ class _Inspection:
         self._files["seg"] = facts_of(self._grid, labels, None, int(flat.min()), int(flat.max()))
         _, record = crop_labels(labels, self._grid, self._settings)
         if record["status"] == SKIPPED:
-            cure = "To train on it, lower --min_tumour or choose a --crop that fits the tumour"
-            self._skip(record["reason"], case.labels.path, cure)
+            hint = "To train on it, lower --min_tumour or choose a --crop that fits the tumour"
+            self._skip(record["reason"], case.labels.path, hint)
         if flat.size == counts[BACKGROUND]:
-            cure = "Right for a patient without tumour; else export it again"
-            self._warn("tumour", "holds no tumour: every label is 0", file=case.labels.path, cure=cure)
+            hint = "Right for a patient without tumour; else export it again"
+            self._warn("tumour", "holds no tumour: every label is 0", file=case.labels.path, hint=hint)
         else:
             self._tumour = np.flatnonzero(flat)
             self._outside = np.ones(self._tumour.shape, bool)
@@ -163,17 +163,17 @@ class _Inspection:
         images = self._files.keys() - {"seg"}
         if images and self._tumour is not None and (share := self._outside.mean()) > _MOST_OUTSIDE:
             problem = f"{share:.0%} of its tumour lies where every image is 0, outside the brain"
-            self._warn("tumour", problem, file=case.labels.path, cure="Is it of this patient, and on the same voxels?")
+            self._warn("tumour", problem, file=case.labels.path, hint="Is it of this patient, and on the same voxels?")
         parts = tuple(part for part in MODALITIES if part in case.modalities) + ("seg",) * (case.labels is not None)
         files = {part: self._files[part] for part in parts if part in self._files}
         return CaseReport(
             case.name, case.patient, case.layout, self._status, parts, files, self._labels, self._findings
         )
 
-    def _skip(self, reason: str, file: pathlib.Path, cure: str) -> None:
+    def _skip(self, reason: str, file: pathlib.Path, hint: str) -> None:
         if self._status == KEPT:
             self._status = SKIPPED
-        self._warn("skipped", reason, file=file, cure=cure)
+        self._warn("skipped", reason, file=file, hint=hint)
 
     def _warn(self, kind: str, problem: str, **about: Any) -> None:
         self._findings.append(warning(kind, problem, case=self._case.name, **about))

@@ -8,15 +8,15 @@ from typing import Any
 
 import tqdm
 
-from jaxbrats import processes
-from jaxbrats.data.cases import Cohort, find_cases
 from jaxbrats.data.check.between import between_cases
 from jaxbrats.data.check.case import CaseReport, check_case
 from jaxbrats.data.check.findings import Finding, warning
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.names import natural_key, patient_of
-from jaxbrats.data.preprocess import Preprocessing
-from jaxbrats.errors import InputError
+from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.raw.cases import Cohort, find_cases
+from jaxbrats.system import processes
+from jaxbrats.system.errors import InputError
 
 # `split.make_split` has none to validate on with fewer.
 FEWEST_PATIENTS = 2
@@ -116,9 +116,9 @@ def _other_problems(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _strange_files(cohort: Cohort) -> Iterator[Finding]:
-    cure = "Rename it if it is a case's, as CASE-t1n.nii.gz or CASE_t1.nii.gz"
-    for path in cohort.strangers:
-        yield warning("unused", "is of no case by its name, and is left alone", file=path, cure=cure)
+    hint = "Rename it if it is a case's, as CASE-t1n.nii.gz or CASE_t1.nii.gz"
+    for path in cohort.unrecognised:
+        yield warning("unused", "is of no case by its name, and is left alone", file=path, hint=hint)
 
 
 def _too_few_patients(folder: pathlib.Path, cases: Iterable[CaseReport]) -> Iterator[Finding]:
@@ -128,5 +128,5 @@ def _too_few_patients(folder: pathlib.Path, cases: Iterable[CaseReport]) -> Iter
             f"expected {FEWEST_PATIENTS} patients at least, one to train on and one to validate on, found "
             f"{len(patients)} whose scans can be used"
         )
-        cure = "Add patients, or mend the cases named here"
-        yield Finding("patients", True, InputError(problem, file=folder, cure=cure))
+        hint = "Add patients, or mend the cases named here"
+        yield Finding("patients", True, InputError(problem, file=folder, hint=hint))

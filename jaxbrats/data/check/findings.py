@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from jaxbrats.errors import InputError
+from jaxbrats.system.errors import InputError
 
 # Kind -> what it is called in the report, in the order in which it is shown.
 ERRORS = {
@@ -33,7 +33,7 @@ class Finding:
         kind: Key of `ERRORS` or of `WARNINGS`.
         error: Whether it stops a case or the training. Something in `ERRORS` that stops nothing, because preprocessing
             does not read the file, is a warning.
-        what: The line to print: case, file, problem and cure.
+        what: The line to print: case, file, problem and hint.
     """
 
     kind: str
@@ -49,10 +49,10 @@ class Finding:
             "case": what.case,
             "file": None if what.file is None else str(what.file),
             "problem": what.problem,
-            "cure": what.cure,
+            "hint": what.hint,
         }
 
 
 def warning(kind: str, problem: str, **about: Any) -> Finding:
-    """A warning; `about` is what `InputError` takes: case, file, cure."""
+    """A warning; `about` is what `InputError` takes: case, file, hint."""
     return Finding(kind, False, InputError(problem, **about))

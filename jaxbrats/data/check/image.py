@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 
 from jaxbrats.data.check.findings import Finding, warning
-from jaxbrats.data.geometry import Frame, frame_of
-from jaxbrats.data.nifti import AFFINE_TOLERANCE, Grid, Volume
+from jaxbrats.data.raw.geometry import Frame, frame_of
+from jaxbrats.data.raw.nifti import AFFINE_TOLERANCE, Grid, Volume
 
 # Voxels looked at where a sample will do.
 _SAMPLE = 100_000
@@ -61,8 +61,8 @@ def facts_of(grid: Grid, data: np.ndarray, dtype: str | None, minimum: float, ma
 
 def doubts(volume: Volume, case: str, normalization: str) -> Iterator[Finding]:
     """Warnings about an image that preprocessing takes."""
-    for kind, problem, cure in (*_background(volume), *_intensities(volume, normalization), *_geometry(volume)):
-        yield warning(kind, problem, case=case, file=volume.path, cure=cure)
+    for kind, problem, hint in (*_background(volume), *_intensities(volume, normalization), *_geometry(volume)):
+        yield warning(kind, problem, case=case, file=volume.path, hint=hint)
 
 
 _Doubt = tuple[str, str, str]

@@ -8,7 +8,7 @@ from jaxbrats.data.check.cohort import CohortReport
 from jaxbrats.data.check.findings import ERRORS, WARNINGS, Finding
 from jaxbrats.data.labels import LABEL_NAMES, MODALITIES
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
-from jaxbrats.errors import printable
+from jaxbrats.system.errors import printable
 
 # A fault of every case of a large cohort would bury the rest.
 _MOST_LINES = 20

@@ -60,11 +60,11 @@ def convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
     return _convolve(inputs, kernel)
 
 
-def _convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, turned: bool = False) -> jax.Array:
-    """The convolution, with the kernel turned around along X, Y and Z if asked."""
+def _convolve(inputs: tuple[jax.Array, ...], kernel: jax.Array, flip_kernel: bool = False) -> jax.Array:
+    """The convolution, with the kernel reversed along X, Y and Z if asked."""
     _need_library()
     result = jax.ShapeDtypeStruct((*inputs[0].shape[:4], kernel.shape[4]), jnp.float32)
-    return jax.ffi.ffi_call("jaxbrats_convolve", result)(kernel, *inputs, turned=turned)
+    return jax.ffi.ffi_call("jaxbrats_convolve", result)(kernel, *inputs, flip_kernel=flip_kernel)
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -79,7 +79,7 @@ def _convolve_forward(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> tuple
 def _convolve_backward(saved: tuple, dy: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
     inputs, kernel = saved
     shares = jnp.split(kernel, np.cumsum([part.shape[-1] for part in inputs])[:-1], axis=3)
-    d_inputs = tuple(_convolve((dy,), share.swapaxes(3, 4), turned=True) for share in shares)
+    d_inputs = tuple(_convolve((dy,), share.swapaxes(3, 4), flip_kernel=True) for share in shares)
     return d_inputs, jnp.concatenate([_kernel_gradient(part, dy) for part in inputs], axis=3)
 
 

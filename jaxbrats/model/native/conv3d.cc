@@ -30,7 +30,7 @@ namespace {
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 template <class V>
-void convolve(ffi::ThreadPool& pool, const std::vector<Volume>& inputs, const float* kernel, bool turned,
+void convolve(ffi::ThreadPool& pool, const std::vector<Volume>& inputs, const float* kernel, bool flip_kernel,
               int64_t channels, float* output) {
   constexpr int64_t lanes = sizeof(V) / sizeof(float);
   int64_t all_channels = 0;
@@ -38,7 +38,7 @@ void convolve(ffi::ThreadPool& pool, const std::vector<Volume>& inputs, const fl
   int64_t terms = 3 * all_channels, columns = round_up(channels, lanes);
   int64_t stride = stride_of(terms * columns);
   std::unique_ptr<float[]> weights(new float[kPoints * stride]);
-  kernel_to_weights<V>(pool, kernel, turned, all_channels, channels, columns, stride, weights.get());
+  kernel_to_weights<V>(pool, kernel, flip_kernel, all_channels, channels, columns, stride, weights.get());
   Plan plan(inputs[0], all_channels, columns, lanes, pool.num_threads());
   parallel(pool, plan.pieces() * plan.ranges, [&](int64_t index) {
     Piece piece(plan, index / plan.ranges);
@@ -100,7 +100,7 @@ Volume volume_of(const ffi::Buffer<ffi::F32>& buffer) {
   return {buffer.typed_data(), d[0], d[1], d[2], d[3], d[4]};
 }
 
-ffi::Error convolve_call(ffi::ThreadPool pool, bool turned, ffi::Buffer<ffi::F32> kernel,
+ffi::Error convolve_call(ffi::ThreadPool pool, bool flip_kernel, ffi::Buffer<ffi::F32> kernel,
                          ffi::RemainingArgs arguments, ffi::ResultBuffer<ffi::F32> output) {
   std::vector<Volume> inputs;
   for (size_t i = 0; i < arguments.size(); i++) {
@@ -110,7 +110,7 @@ ffi::Error convolve_call(ffi::ThreadPool pool, bool turned, ffi::Buffer<ffi::F32
   }
   int64_t channels = output->dimensions()[4];
   auto call = channels > 8 ? convolve<Widest> : convolve<Vector8>;
-  call(pool, inputs, kernel.typed_data(), turned, channels, output->typed_data());
+  call(pool, inputs, kernel.typed_data(), flip_kernel, channels, output->typed_data());
   return ffi::Error::Success();
 }
 
@@ -126,7 +126,7 @@ ffi::Error correlate_call(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> input, ffi
 XLA_FFI_DEFINE_HANDLER_SYMBOL(Convolve, convolve_call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Attr<bool>("turned")
+                                  .Attr<bool>("flip_kernel")
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingArgs()
                                   .Ret<ffi::Buffer<ffi::F32>>());

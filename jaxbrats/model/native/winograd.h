@@ -170,9 +170,9 @@ void gradient_rows(const Volume& gradient, const Plan& plan, int64_t tile, const
 constexpr int64_t kKernelRows = 16;  // rows of the kernel that a thread transforms at a time
 
 // The kernel (3, 3, 3, rows, channels) to weights (36, 3 * rows, columns), `stride` floats from one of the 36 to the
-// next; turned around along X, Y and Z where `turned`.
+// next; reversed along X, Y and Z where `flip_kernel`.
 template <class V>
-void kernel_to_weights(xla::ffi::ThreadPool& pool, const float* kernel, bool turned, int64_t rows, int64_t channels,
+void kernel_to_weights(xla::ffi::ThreadPool& pool, const float* kernel, bool flip_kernel, int64_t rows, int64_t channels,
                        int64_t columns, int64_t stride, float* weights) {
   constexpr int lanes = sizeof(V) / sizeof(float);
   int64_t all_rows = 3 * rows;
@@ -182,8 +182,8 @@ void kernel_to_weights(xla::ffi::ThreadPool& pool, const float* kernel, bool tur
         V g[kPoints];
         for (int u = 0; u < 3; u++)
           for (int v = 0; v < 3; v++) {
-            int64_t plane = turned ? (2 - u) * 3 + 2 - v : u * 3 + v;
-            int64_t at = turned ? (2 - row / rows) * rows + row % rows : row;
+            int64_t plane = flip_kernel ? (2 - u) * 3 + 2 - v : u * 3 + v;
+            int64_t at = flip_kernel ? (2 - row / rows) * rows + row % rows : row;
             g[u * kWindow + v] = load_some<V>(kernel + (plane * all_rows + at) * channels + c, channels - c);
           }
         for (int v = 0; v < 3; v++) transform_kernel(g + v, kWindow);

@@ -1,0 +1,301 @@
+"""One case from its files to the arrays that a network sees: normalised, cropped, stacked.
+
+Training and prediction go through the same steps, so that a new patient is treated exactly as the cases trained on.
+Statistics are of whole volumes; only the crop is ever converted to floats, because it is a quarter of the voxels of a
+BraTS volume.
+"""
+
+import collections
+import dataclasses
+import math
+import operator
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
+from jaxbrats.data.normalization import NORMALIZATIONS, statistics_of
+from jaxbrats.data.raw.cases import Case, missing_modalities
+from jaxbrats.data.raw.geometry import reorient, reoriented_affine
+from jaxbrats.data.raw.nifti import Grid, Volume, check_geometry, read_channels, read_labels
+from jaxbrats.system.errors import InputError
+
+NO_SEGMENTATION = "no segmentation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Everything that decides what the arrays hold.
+
+    Attributes:
+        modalities: Channels, in order.
+        crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume.
+        normalization: 'minmax' maps each whole volume to [0, 1]; 'zscore' gives its brain voxels, those that are not
+            zero, mean 0 and standard deviation 1, and leaves the others 0.
+        min_tumour: Least share of tumour voxels in the crop for a case to be used in training.
+
+    Raises:
+        InputError: a value is not one of these.
+    """
+
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
+    crop: tuple[int, int, int] = (128, 128, 128)
+    normalization: str = "minmax"
+    min_tumour: float = 0.01
+
+    def __post_init__(self) -> None:
+        modalities = tuple(self.modalities)
+        if not modalities or len(set(modalities)) < len(modalities) or not set(modalities) <= set(MODALITIES):
+            raise InputError(f"modalities: expected some of {', '.join(MODALITIES)}, found {', '.join(modalities)}")
+        try:
+            crop = tuple(operator.index(size) for size in self.crop)
+        except TypeError:
+            crop = ()
+        if len(crop) != 3 or min(crop) < 1:
+            raise InputError(f"crop: expected three sizes in voxels such as 128,128,128, found {self.crop}")
+        if self.normalization not in NORMALIZATIONS:
+            raise InputError(f"normalization: expected {' or '.join(NORMALIZATIONS)}, found {self.normalization}")
+        if not isinstance(self.min_tumour, int | float) or not 0 <= self.min_tumour <= 1:
+            raise InputError(f"min_tumour: expected a share from 0 to 1 (0.01 is 1 %), found {self.min_tumour}")
+        object.__setattr__(self, "modalities", modalities)
+        object.__setattr__(self, "crop", crop)
+        object.__setattr__(self, "min_tumour", float(self.min_tumour))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dataclasses.asdict(self) | {"modalities": list(self.modalities), "crop": list(self.crop)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """From what `to_dict` gave.
+
+        Raises:
+            InputError: a key is missing or unknown, or a value is none it can have.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping) or values.keys() != names:
+            raise InputError(
+                f"expected preprocessing settings with the keys {', '.join(sorted(names))}, found {values}"
+            )
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropBox:
+    """A box of voxels cut out of a volume.
+
+    Attributes:
+        origin: Voxel of the volume that is the box's first; negative where the box begins outside.
+        size: Size of the box (X, Y, Z).
+        volume: Shape of the volume (X, Y, Z).
+    """
+
+    origin: tuple[int, int, int]
+    size: tuple[int, int, int]
+    volume: tuple[int, int, int]
+
+    @classmethod
+    def about_centre(cls, volume: tuple[int, int, int], size: tuple[int, int, int]) -> "CropBox":
+        """The box about the centre of a volume: 56:184, 56:184, 13:141 for 128 of 240, 240, 155."""
+        origin = tuple((whole - part) // 2 for whole, part in zip(volume, size, strict=True))
+        return cls(origin, tuple(size), tuple(volume))
+
+    @classmethod
+    def about(
+        cls, region: tuple[slice, slice, slice], volume: tuple[int, int, int], least: tuple[int, int, int]
+    ) -> "CropBox":
+        """The box of a region, grown about its middle where it is smaller than `least`.
+
+        It is moved back into the volume where it would grow beyond an end of it; where the volume itself is too small,
+        it lies about the volume's centre.
+        """
+        origin, size = [], []
+        for inside, whole, wanted in zip(region, volume, least, strict=True):
+            length = max(inside.stop - inside.start, wanted)
+            start = inside.start - (length - (inside.stop - inside.start)) // 2
+            origin.append(min(max(start, 0), whole - length) if length <= whole else (whole - length) // 2)
+            size.append(length)
+        return cls(tuple(origin), tuple(size), tuple(volume))
+
+    @property
+    def in_volume(self) -> tuple[slice, slice, slice]:
+        """The voxels of the volume that lie in the box."""
+        sides = zip(self.origin, self.size, self.volume, strict=True)
+        return tuple(slice(max(start, 0), max(min(start + size, whole), 0)) for start, size, whole in sides)
+
+    @property
+    def in_box(self) -> tuple[slice, slice, slice]:
+        """The same voxels, as voxels of the box."""
+        sides = zip(self.in_volume, self.origin, strict=True)
+        return tuple(slice(inside.start - start, inside.stop - start) for inside, start in sides)
+
+
+def crop(array: np.ndarray, box: CropBox) -> np.ndarray:
+    """Cuts `box` out of an array (X, Y, Z, ...), with zeros where the box lies outside. Returns a new array."""
+    cropped = np.zeros(box.size + array.shape[3:], array.dtype)
+    cropped[box.in_box] = array[box.in_volume]
+    return cropped
+
+
+def paste(cropped: np.ndarray, box: CropBox, background: float | Sequence[float] = 0) -> np.ndarray:
+    """Puts what `crop` cut out back in its place; elsewhere is `background`, one number or one for each channel."""
+    array = np.full(box.volume + cropped.shape[3:], background, cropped.dtype)
+    array[box.in_volume] = cropped[box.in_box]
+    return array
+
+
+def preprocess_images(
+    case: Case,
+    settings: Preprocessing,
+    orientation: str | None = None,
+    choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
+) -> tuple[np.ndarray, CropBox, nib.Nifti1Header]:
+    """Reads, normalises, crops and stacks the modalities of a case.
+
+    Args:
+        case: Whose files.
+        settings: What the image holds.
+        orientation: What the volumes are turned to, such as 'LPS'; None leaves them in their files' voxel order.
+        choose_box: From the turned modalities to what is wanted of them; None takes the crop about the centre, as
+            training does, and never holds more than one modality.
+
+    Returns:
+        The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality,
+        whose `get_best_affine()` is the affine, as the model for a segmentation to write.
+
+    Raises:
+        InputError: a modality is missing, its file cannot be used (see `nifti.read_image`), or the modalities do not
+            lie on the same voxels.
+    """
+    volumes = _read_modalities(case, settings.modalities, None)
+    if orientation is not None:
+        volumes = ((modality, _turned(volume, orientation)) for modality, volume in volumes)
+    image, box, headers, _ = _stack(case, settings, volumes, choose_box)
+    return image, box, headers[settings.modalities[0]]
+
+
+def preprocess_case(case: Case, settings: Preprocessing) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]:
+    """Makes the arrays that a case is trained on.
+
+    Returns:
+        The image (X, Y, Z, C) float32, the labels (X, Y, Z) uint8, and the case's entry for the manifest: status,
+        reason, shape, affine, zooms (mm), crop_origin, normalization, tumour_fraction, label_voxels. A case that is
+        skipped has None for both arrays and no normalization, because its images are not read.
+
+    Raises:
+        InputError: as `preprocess_images`, or the segmentation cannot be used (see `nifti.read_labels`).
+    """
+    if case.labels is None:
+        return None, None, {"status": "skipped", "reason": NO_SEGMENTATION}
+    whole_labels, affine = read_labels(case.labels, case.name, case.label_map)
+    grid = Grid(case.labels.path, whole_labels.shape, affine)
+    labels, record = crop_labels(whole_labels, grid, settings)
+    del whole_labels
+    if record["status"] == "skipped":
+        return None, None, record
+    image, _, _, statistics = _stack(case, settings, _read_modalities(case, settings.modalities, grid))
+    return image, labels, record | {"normalization": statistics}
+
+
+def crop_labels(whole_labels: np.ndarray, grid: Grid, settings: Preprocessing) -> tuple[np.ndarray, dict[str, Any]]:
+    """Cuts the crop out of a segmentation and decides by its tumour whether the case is kept.
+
+    Args:
+        whole_labels: `(X, Y, Z)`, on `grid`.
+        grid: Its shape and affine.
+        settings: What the arrays hold.
+
+    Returns:
+        The labels of the crop, and the record as `preprocess_case` returns it, without the normalization.
+    """
+    box = CropBox.about_centre(grid.shape, settings.crop)
+    labels = crop(whole_labels, box)
+    counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]
+    tumour = (labels.size - counts[BACKGROUND]) / labels.size
+    record = {
+        "status": "kept",
+        "reason": "",
+        "shape": list(grid.shape),
+        "affine": grid.affine.tolist(),
+        "zooms": [float(size) for size in nib.affines.voxel_sizes(grid.affine)],
+        "crop_origin": list(box.origin),
+        "tumour_fraction": tumour,
+        "label_voxels": counts,
+    }
+    if tumour < settings.min_tumour:
+        reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"
+        record |= {"status": "skipped", "reason": reason}
+    return labels, record
+
+
+def _read_modalities(case: Case, names: Sequence[str], grid: Grid | None) -> Iterator[tuple[str, Volume]]:
+    """Reads the modalities one at a time, in the order of the files, and checks them against `grid` or the first."""
+    problem = missing_modalities(case, names)
+    if problem is not None:
+        raise problem
+    # The channels of one 4-D file in one reading of it.
+    by_file: dict[pathlib.Path, list[str]] = collections.defaultdict(list)
+    for modality in sorted(names, key=lambda modality: case.modalities[modality].channel or 0):
+        by_file[case.modalities[modality].path].append(modality)
+    for path, modalities in by_file.items():
+        channels = [case.modalities[modality].channel for modality in modalities]
+        for modality, volume in zip(modalities, read_channels(path, channels, case.name), strict=True):
+            grid = grid or volume.grid
+            check_geometry(case.name, grid, volume.grid)
+            yield modality, volume
+
+
+def _turned(volume: Volume, orientation: str) -> Volume:
+    return dataclasses.replace(
+        volume,
+        data=reorient(volume.data, volume.affine, orientation),
+        affine=reoriented_affine(volume.affine, volume.data.shape, orientation),
+    )
+
+
+def _stack(
+    case: Case,
+    settings: Preprocessing,
+    volumes: Iterator[tuple[str, Volume]],
+    choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
+) -> tuple[np.ndarray, CropBox, dict[str, nib.Nifti1Header], dict[str, dict[str, float]]]:
+    """As `preprocess_images`, from volumes as they come, with every header and the statistics of each modality."""
+    image, box, headers, statistics = None, None, {}, {}
+    if choose_box is not None:
+        volumes = list(volumes)
+        box = choose_box([volume for _, volume in volumes])
+    for modality, volume in volumes:
+        if image is None:
+            box = box or CropBox.about_centre(volume.data.shape, settings.crop)
+            image = _zeros((*box.size, len(settings.modalities)), case)
+        out = image[..., settings.modalities.index(modality)]
+        statistics[modality] = _normalise(volume, settings.normalization, box, out, case)
+        headers[modality] = volume.header
+    return image, box, headers, {modality: statistics[modality] for modality in settings.modalities}
+
+
+def _normalise(volume: Volume, normalization: str, box: CropBox, out: np.ndarray, case: Case) -> dict[str, float]:
+    """Writes the normalised crop of a volume to `out` (X, Y, Z), zeros before; returns the volume's statistics."""
+    # C order first, in the file's small numbers: crossing from the file's Fortran order in float32 takes twice as long.
+    values = np.ascontiguousarray(volume.data[box.in_volume])
+    inside = out[box.in_box]
+    # float32 has 24 bits: enough for 16-bit integers and their differences, not for wider numbers far from zero.
+    working = np.float32 if values.dtype.itemsize <= 2 else np.float64
+    offset, scale, statistics = statistics_of(volume, normalization, case.name)
+    normalised = np.subtract(values, offset, dtype=working)
+    np.divide(normalised, working(scale), out=inside, casting="same_kind")
+    if normalization == "zscore":
+        np.copyto(inside, 0, where=values == 0)
+    return statistics
+
+
+def _zeros(shape: tuple[int, ...], case: Case) -> np.ndarray:
+    try:
+        return np.zeros(shape, np.float32)
+    except (MemoryError, ValueError) as error:
+        size = math.prod(shape) * 4 / 2**30
+        problem = f"a crop of {'x'.join(map(str, shape))} needs {size:.1f} GiB"
+        raise InputError(problem, case=case.name, hint="Choose a smaller --crop or fewer --workers") from error

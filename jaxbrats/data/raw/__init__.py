@@ -1,0 +1,1 @@
+"""Cohorts of NIfTI files as they come: which files belong to a case, their voxels, their geometry."""

@@ -1,0 +1,167 @@
+"""Score tables: the rows of a case, whole folders of cases scored in parallel, and their CSV.
+
+A table is a list of rows, one for each case and region: `{"case": ..., "region": ..., "dice": ..., ...}`.
+"""
+
+import csv
+import functools
+import io
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import nibabel as nib
+import numpy as np
+
+from jaxbrats.data import labels as conventions
+from jaxbrats.data.raw import nifti
+from jaxbrats.data.raw.cases import VolumeFile
+from jaxbrats.evaluation import metrics
+from jaxbrats.evaluation.pairs import LabelFile, Pair
+from jaxbrats.system import files, processes
+from jaxbrats.system.errors import InputError
+
+Row = dict[str, str | float]
+
+# Read as they are; which of the two conventions a file follows shows only in all of its labels.
+_ANY_BRATS = {label: label for label in range(5)}
+_KEYS = ("case", "region")
+
+
+def case_rows(case: str, scores: Mapping[str, Mapping[str, float]]) -> list[Row]:
+    """The rows of one case from what `metrics.score_case` returns."""
+    return [{"case": case, "region": region, **numbers} for region, numbers in scores.items()]
+
+
+def read_label_file(file: LabelFile, case: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a segmentation.
+
+    Args:
+        file: The file. Without a label map, the enhancing tumour may be label 3 or (BraTS 2021 and before) 4.
+        case: Name for error messages.
+
+    Returns:
+        uint8 project labels (X, Y, Z), and the affine (4, 4).
+
+    Raises:
+        InputError: the file is unreadable, or holds something other than labels of one convention.
+    """
+    labels, affine = nifti.read_labels(VolumeFile(file.path), case, file.label_map or _ANY_BRATS)
+    if file.label_map is None and (old_style := labels == 4).any():
+        if (labels == conventions.ET).any():
+            problem = "expected the enhancing tumour as label 3 or as label 4, found both"
+            raise InputError(problem, case=case, file=file.path, hint="Map one of them away")
+        labels[old_style] = conventions.ET
+    return labels, affine
+
+
+def score_pair(pair: Pair, challenge: str = "GLI", tolerance_mm: float = 1.0) -> list[Row]:
+    """Reads and scores one pair of files.
+
+    Args:
+        pair: The files.
+        challenge: One of `lesions.CHALLENGES`.
+        tolerance_mm: Of the surface Dice.
+
+    Raises:
+        InputError: a file is unreadable or holds something other than labels, or the two lie on different grids.
+    """
+    try:
+        ref, ref_affine = read_label_file(pair.ref, pair.case)
+        pred, pred_affine = read_label_file(pair.pred, pair.case)
+        ref_grid = nifti.Grid(pair.ref.path, ref.shape, ref_affine)
+        nifti.check_geometry(pair.case, ref_grid, nifti.Grid(pair.pred.path, pred.shape, pred_affine))
+        spacing = tuple(nib.affines.voxel_sizes(ref_affine).tolist())
+        return case_rows(pair.case, metrics.score_case(pred, ref, spacing, challenge, tolerance_mm))
+    except MemoryError as error:
+        problem = "does not fit in memory"
+        raise InputError(problem, case=pair.case, file=pair.pred.path, hint="Use fewer workers") from error
+
+
+def score_pairs(
+    pairs: Sequence[Pair], challenge: str = "GLI", tolerance_mm: float = 1.0, workers: int | None = None
+) -> Iterator[tuple[Pair, list[Row] | InputError]]:
+    """Scores many pairs of files in worker processes.
+
+    Args:
+        pairs: As `pairs.find_pairs` returns them.
+        challenge: One of `lesions.CHALLENGES`.
+        tolerance_mm: Of the surface Dice.
+        workers: Processes; None for as many as there are processors. One works in this process.
+
+    Yields:
+        Each pair with its rows or with what is wrong with it, in the order in which they are done.
+
+    Raises:
+        InputError: a worker died.
+    """
+    work = functools.partial(_score_or_error, challenge=challenge, tolerance_mm=tolerance_mm)
+    count = min(workers or processes.available_cpus(), len(pairs))
+    yield from processes.map_in_processes(work, pairs, count, name=lambda pair: pair.case)
+
+
+def write_csv(path: str | pathlib.Path, rows: Iterable[Row]) -> None:
+    """Writes a score table, all of it or nothing: `case,region,dice` and the further columns that the rows have.
+
+    Numbers are written so that they read back the same; a cell is empty where a number is missing or not finite.
+    """
+    rows = list(rows)
+    columns = [*_KEYS, *(column for column in metrics.COLUMNS if any(column in row for row in rows))]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: _cell(row.get(column)) for column in columns} for row in rows)
+    files.write_text(path, text.getvalue())
+
+
+def read_csv(path: str | pathlib.Path) -> list[Row]:
+    """Reads a score table. Numbers are floats, NaN where a cell is empty; columns of other names are left out.
+
+    Raises:
+        InputError: the file is unreadable, or no score table.
+    """
+    path = pathlib.Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", file=path) from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    found = reader.fieldnames or []
+    if not {*_KEYS, "dice"} <= set(found):
+        problem = f"expected the columns case, region, dice, found {', '.join(found) or 'none'}"
+        raise InputError(problem, file=path, hint="Give a table written by jaxbrats score or evaluate")
+    columns = [column for column in metrics.COLUMNS if column in found]
+    rows: dict[tuple, Row] = {}
+    try:
+        for line in reader:
+            row = _row(line, columns)
+            if rows.setdefault((row["case"], row["region"]), row) is not row:
+                raise ValueError(f"{row['region']} of case {row['case']} is there twice")
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"line {reader.line_num}: {error}", file=path) from error
+    return list(rows.values())
+
+
+def _score_or_error(pair: Pair, challenge: str, tolerance_mm: float) -> list[Row] | InputError:
+    try:
+        return score_pair(pair, challenge, tolerance_mm)
+    except InputError as error:
+        return error
+
+
+def _row(line: Mapping[str, str | None], columns: Sequence[str]) -> Row:
+    if None in line.values():
+        raise ValueError("has fewer cells than the table has columns")
+    row: Row = {key: line[key] for key in _KEYS}
+    for column in columns:
+        try:
+            row[column] = float(line[column] or "nan")
+        except ValueError:
+            raise ValueError(f"expected a number for {column}, found '{line[column]}'") from None
+    return row
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return repr(value if isinstance(value, int) else float(value)) if math.isfinite(value) else ""

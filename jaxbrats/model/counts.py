@@ -1,0 +1,74 @@
+"""Scores computed on the device while training: from logits to the few numbers worth sending to the host."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Counts(NamedTuple):
+    """Voxel counts from which every training score follows; int32, so exact up to 2^31 voxels.
+
+    `jax.tree.map(lambda count: count.sum(0), counts)` gives those of a whole batch.
+
+    Attributes:
+        confusion: `(B, C, C)`: of each volume, voxels of reference class i predicted (argmax) as class j.
+        confusion_above_half: `(B, C, C)`: the same, of the voxels whose largest probability is above one half.
+    """
+
+    confusion: jax.Array
+    confusion_above_half: jax.Array
+
+
+def count(logits: jax.Array, labels: jax.Array) -> Counts:
+    """Counts voxels by reference and prediction.
+
+    Args:
+        logits: `(B, X, Y, Z, C)`.
+        labels: `(B, X, Y, Z)` integers in 0 .. C-1.
+    """
+    classes = logits.shape[-1]
+    # p > 1/2 of the largest class, without the softmax: the others' exponentials sum to less than its own.
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    above_half = jnp.sum(jnp.exp((logits - top).astype(jnp.float32)), axis=-1) < 2
+    pair = labels.astype(jnp.int32) * classes + jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    cells = jnp.arange(classes * classes)
+    here = pair[..., None] == cells
+    shape = (labels.shape[0], classes, classes)
+    return Counts(
+        jnp.sum(here, axis=(1, 2, 3), dtype=jnp.int32).reshape(shape),
+        jnp.sum(here & above_half[..., None], axis=(1, 2, 3), dtype=jnp.int32).reshape(shape),
+    )
+
+
+def class_dice(confusion: jax.Array) -> jax.Array:
+    """Dice of each class from confusion counts `(..., C, C)`: `(..., C)`. 1 where neither side has the class."""
+    both = jnp.diagonal(confusion, axis1=-2, axis2=-1)
+    return _ratio(2 * both, confusion.sum(-1) + confusion.sum(-2))
+
+
+def class_iou(counts: Counts) -> jax.Array:
+    """Intersection over union of each class, predicted where p > 0.5: counts `(..., C, C)` to `(..., C)`.
+
+    1 where both sides are empty.
+    """
+    both = jnp.diagonal(counts.confusion_above_half, axis1=-2, axis2=-1)
+    return _ratio(both, counts.confusion.sum(-1) + counts.confusion_above_half.sum(-2) - both)
+
+
+def accuracy(confusion: jax.Array) -> jax.Array:
+    """Share of voxels whose argmax is the reference class, from `(..., C, C)` counts, over everything."""
+    both = jnp.diagonal(confusion, axis1=-2, axis2=-1)
+    return _ratio(both.sum(), confusion.sum())
+
+
+def region_dice(confusion: jax.Array, region: tuple[int, ...]) -> jax.Array:
+    """Dice of a region (a set of labels) from `(..., C, C)` counts: `(...)`. 1 where both sides are empty (BraTS)."""
+    index = jnp.array(region)
+    both = confusion[..., index[:, None], index].sum((-2, -1))
+    return _ratio(2 * both, confusion[..., index, :].sum((-2, -1)) + confusion[..., :, index].sum((-2, -1)))
+
+
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    value = numerator.astype(jnp.float32) / jnp.maximum(denominator, 1).astype(jnp.float32)
+    return jnp.where(denominator == 0, 1.0, value)

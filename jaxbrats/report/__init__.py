@@ -1,0 +1,1 @@
+"""What people look at: figures, overlays, and the report's pages."""

@@ -1,0 +1,1 @@
+"""Phantoms: synthetic glioma patients as BraTS 2023 files."""

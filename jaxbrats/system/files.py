@@ -1,0 +1,127 @@
+"""Writing files so that nothing is lost: a temporary name in the same folder, renamed when whole."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from jaxbrats.system.errors import InputError
+
+_LONGEST_NAME = 255  # bytes, on nearly every file system
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What is wrong with the disk or the folder, not with the program: said in a line instead of a traceback.
+_DISK_ERRORS = (
+    *_FULL,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+@contextlib.contextmanager
+def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`; on leaving without an error it becomes `path` in one rename.
+
+    The temporary name keeps the suffixes of `path`, because NumPy and nibabel choose the format by them. What was at
+    `path` stays until the rename, and the temporary file is removed when the block raises.
+
+    Raises:
+        OSError: the folder cannot be made or written (full disk, read-only, permissions).
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(_temporary_name(path.name))
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # A failing write does not tell of which file, and nobody knows the temporary one.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(name: str) -> str:
+    """Of this process, with the same suffixes; names may be as long as a file system takes, and no longer."""
+    prefix = f".partial-{os.getpid()}-"
+    if len(os.fsencode(prefix + name)) <= _LONGEST_NAME:
+        return prefix + name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return prefix + digest + "".join(pathlib.PurePath(name).suffixes[-2:])
+
+
+def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | None:
+    """The trouble with a disk or folder that an error tells of: full, over quota, read-only, no permission, broken.
+
+    Args:
+        error: Of any kind: libraries in C++ put the system's words into errors of their own, and other errors have
+            one as their cause.
+        place: What to name where the error names no file.
+
+    Returns:
+        An `OSError` with number and file name, None where it is something else.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
+            return OSError(seen.errno, os.strerror(seen.errno), seen.filename or str(place))
+        # Only of full disks is the wording telling enough by itself.
+        for number in (*_FULL, errno.EROFS):
+            if not isinstance(seen, InputError) and os.strerror(number) in str(seen):
+                return OSError(number, os.strerror(number), str(place))
+        seen = seen.__cause__
+    return None
+
+
+def describe_disk_error(error: OSError) -> str:
+    """The line to show for what `disk_error` found."""
+    hint = (
+        "Free some space or choose another folder, then give the same command again"
+        if error.errno in _FULL
+        else "Choose a folder that can be written, or have its permissions changed"
+    )
+    return f"{error.filename}: cannot be written or read ({error.strerror}). {hint}"
+
+
+def write_text(path: str | pathlib.Path, text: str) -> None:
+    """Writes UTF-8 text, all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+    """Writes `value` as indented JSON, all of it or nothing. Not-a-number is refused: it is not JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | pathlib.Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: it is missing, unreadable or not JSON.
+    """
+    path = pathlib.Path(path)
+    hint = "Check that the file is there and its permissions"
+    try:
+        # Opening a named pipe would wait for its other end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError("expected a file, found something else", file=path, hint=hint)
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path, hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not valid JSON ({error})", file=path, hint="Delete it to have it made again") from error
