@@ -21,7 +21,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxbrats.data.arrays import ArrayCase, array_shape, fingerprint, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.dataset import array_shape, fingerprint
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.processes import end_with_parent
 
@@ -89,8 +90,10 @@ def validation_batches(
 
 
 def loader_state(cases: Sequence[ArrayCase], seed: int) -> dict[str, Any]:
-    """What, beside the number of the next batch, a training stream follows from; JSON-able, to compare on resuming."""
-    return {"seed": seed, "cases": len(cases), "fingerprint": fingerprint(cases)}
+    """What, beside the number of the next batch, a training stream of `identified` cases follows from; JSON-able, to
+    compare on resuming.
+    """
+    return {"seed": seed, "cases": len(cases), "fingerprint": fingerprint(case.content for case in cases)}
 
 
 @functools.lru_cache(maxsize=8)

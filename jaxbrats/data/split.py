@@ -4,20 +4,22 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from absl import logging
 
-from jaxbrats.data import manifest as manifests
-from jaxbrats.data.arrays import SIDES, ArrayCase, read_labels
+from jaxbrats.data.arrays import ArrayCase, read_labels
+from jaxbrats.data.dataset import SIDES, Dataset
 from jaxbrats.data.labels import BACKGROUND
 from jaxbrats.data.names import natural_key
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 
 _FILE = "split.json"
+_VAL_FRACTION = 0.25
 _HINT = "Correct it, or delete it to have a new one drawn"
 
 
@@ -55,16 +57,114 @@ def make_split(
         raise InputError(f"expected a validation fraction between 0 and 1, found {val_fraction}")
     if seed < 0:
         raise InputError(f"expected a seed of 0 or more, found {seed}")
-    volumes = collections.Counter()
-    for case, patient in patients.items():
-        volumes[patient] += tumour_volume[case]
-    ranked = sorted(volumes, key=lambda patient: (volumes[patient], natural_key(patient)))
+    ranked = _by_volume(patients, tumour_volume)
     num_val = min(max(math.floor(val_fraction * len(ranked) + 0.5), 1), len(ranked) - 1)
     num_drawn = min(num_val, len(ranked) - num_val)
     random = np.random.default_rng(seed)
     strata = np.array_split(np.arange(len(ranked)), num_drawn) if num_drawn else []
     drawn = {ranked[random.choice(stratum)] for stratum in strata}
-    validation = drawn if num_drawn == num_val else volumes.keys() - drawn
+    return _split_off(patients, drawn if num_drawn == num_val else set(ranked) - drawn)
+
+
+def make_folds(
+    patients: Mapping[str, str], tumour_volume: Mapping[str, float], folds: int, fold: int, seed: int
+) -> Split:
+    """One fold of a cross-validation over the patients, stratified by tumour volume.
+
+    Patients are sorted by tumour volume and cut into strata of `folds` neighbours; each stratum's patients are dealt
+    out to the folds in a random order. So every patient validates in exactly one fold, folds differ by one patient at
+    most, and each has small and large tumours in the same proportion.
+
+    Args:
+        patients: Case -> patient.
+        tumour_volume: Case -> size of its tumour, in any unit.
+        folds: How many there are.
+        fold: Which one validates, 0 to folds - 1.
+        seed: Of the draw; the folds of one cross-validation share it.
+
+    Raises:
+        InputError: there are fewer patients than folds.
+    """
+    ranked = _by_volume(patients, tumour_volume)
+    if len(ranked) < folds:
+        raise InputError(
+            f"{folds} folds need as many patients, there are {len(ranked)}", hint="Lower config.data.folds"
+        )
+    random = np.random.default_rng(seed)
+    validation = set()
+    for start in range(0, len(ranked), folds):
+        stratum = ranked[start : start + folds]
+        # The last stratum may be short: its patients go to folds drawn alike.
+        for patient, drawn in zip(stratum, random.permutation(folds), strict=False):
+            if drawn == fold:
+                validation.add(patient)
+    return _split_off(patients, validation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """How a run's patients are drawn; all None takes the split that the folder proposes, or draws a quarter.
+
+    Attributes:
+        val_fraction: Share of the patients to validate on.
+        seed: Seed of the draw.
+        fold: Fold of a cross-validation that validates.
+        folds: Number of folds.
+    """
+
+    val_fraction: float | None = None
+    seed: int | None = None
+    fold: int | None = None
+    folds: int = 5
+
+
+def choose_split(dataset: Dataset, draw: Draw) -> tuple[Split, str]:
+    """The split for a run that begins.
+
+    A run that asks for a draw gets it. Else, where the folder itself is split (train/ and val/), it is that; else what
+    DATA/split.json proposes, {"train": [...], "val": [...]}, leaving out cases that it doesn't name, with a warning.
+    Else a quarter of the patients is drawn, and written there as the proposal for runs to come.
+
+    Args:
+        dataset: The folder's.
+        draw: What the run asks for.
+
+    Returns:
+        The split, and in words where it comes from.
+
+    Raises:
+        InputError: split.json is not of that form, names a case twice or one that is not there, has a patient on both
+            sides, or leaves nothing to train on; or as `make_split` and `make_folds`.
+    """
+    proposal = dataset.folder / _FILE
+    asked = draw.val_fraction is not None or draw.seed is not None or draw.fold is not None
+    if not asked and any(case.side for case in dataset.cases):
+        sides = (tuple(case.name for case in dataset.cases if case.side == side) for side in SIDES)
+        return Split(*sides), "the folder's train/ and val/"
+    patients = {case.name: case.patient for case in dataset.cases}
+    if not asked and proposal.exists():
+        return read_split(proposal, patients), str(proposal)
+    volumes, seed = _tumour_volumes(dataset.cases), draw.seed or 0
+    if draw.fold is not None:
+        split = make_folds(patients, volumes, draw.folds, draw.fold, seed)
+        return split, f"fold {draw.fold} of {draw.folds}, drawn with seed {seed}"
+    fraction = _VAL_FRACTION if draw.val_fraction is None else draw.val_fraction
+    split = make_split(patients, volumes, fraction, seed)
+    # A folder of arrays may be read-only: the run's own record has the split in any case.
+    if not asked and os.access(dataset.folder, os.W_OK):
+        files.write_json(proposal, dataclasses.asdict(split))
+    return split, f"drawn, {fraction:g} of the patients for validation, seed {seed}"
+
+
+def _by_volume(patients: Mapping[str, str], tumour_volume: Mapping[str, float]) -> list[str]:
+    """The patients by the tumour volume of all their scans, the smallest first."""
+    volumes = collections.Counter()
+    for case, patient in patients.items():
+        volumes[patient] += tumour_volume[case]
+    return sorted(volumes, key=lambda patient: (volumes[patient], natural_key(patient)))
+
+
+def _split_off(patients: Mapping[str, str], validation: Set[str]) -> Split:
     cases = sorted(patients, key=natural_key)
     return Split(
         train=tuple(case for case in cases if patients[case] not in validation),
@@ -72,46 +172,16 @@ def make_split(
     )
 
 
-def load_or_make_split(
-    data_dir: str | pathlib.Path, cases: Sequence[ArrayCase], val_fraction: float, seed: int
-) -> Split:
-    """The split of a folder of arrays.
-
-    Where the folder itself is split (train/ and val/), that. Else what DATA/split.json says, {"train": [...], "val":
-    [...]}; cases that it doesn't name are left out, with a warning. Else a new one is drawn and written there.
+def read_split(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
+    """Reads {"train": [cases], "val": [cases]}.
 
     Args:
-        data_dir: The folder.
-        cases: Its cases.
-        val_fraction: See `make_split`.
-        seed: See `make_split`.
+        path: The file.
+        patients: Case -> patient, of the cases there are.
 
     Raises:
-        InputError: split.json is not of that form, names a case twice or one that is not there, has a patient on both
-            sides, or leaves nothing to train on; or as `make_split`.
+        InputError: as `choose_split`.
     """
-    split = find_split(data_dir, cases)
-    if split is not None:
-        return split
-    patients = {case.name: case.patient for case in cases}
-    split = make_split(patients, _tumour_volumes(data_dir, cases), val_fraction, seed)
-    files.write_json(pathlib.Path(data_dir) / _FILE, dataclasses.asdict(split))
-    return split
-
-
-def find_split(data_dir: str | pathlib.Path, cases: Sequence[ArrayCase]) -> Split | None:
-    """The split that a folder of arrays already has, by its own train/ and val/ or by its split.json; None without one.
-
-    Raises:
-        InputError: as `load_or_make_split`.
-    """
-    if any(case.side for case in cases):
-        return Split(*(tuple(case.name for case in cases if case.side == side) for side in SIDES))
-    path = pathlib.Path(data_dir) / _FILE
-    return _read(path, {case.name: case.patient for case in cases}) if path.exists() else None
-
-
-def _read(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
     content = files.read_json(path)
     sides = [content.get(side) for side in SIDES] if isinstance(content, dict) else []
     names = [name for side in sides if isinstance(side, list) for name in side]
@@ -138,12 +208,11 @@ def _read(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
     return split
 
 
-def _tumour_volumes(data_dir: str | pathlib.Path, cases: Sequence[ArrayCase]) -> dict[str, int]:
+def _tumour_volumes(cases: Sequence[ArrayCase]) -> dict[str, int]:
     """Tumour voxels of each case: as the manifest has counted them, else counted now."""
-    records = manifests.read_manifest(data_dir)["cases"] if manifests.has_manifest(data_dir) else {}
 
     def volume(case: ArrayCase) -> int:
-        counts = records.get(case.name, {}).get("label_voxels")
+        counts = (case.record or {}).get("label_voxels")
         if counts is None:
             counts = np.bincount(read_labels(case).ravel())
         return int(sum(counts[BACKGROUND + 1 :]))

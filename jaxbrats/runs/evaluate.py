@@ -1,50 +1,47 @@
-"""Evaluates a run's checkpoint on preprocessed cases: predictions, scores as CSV, a summary, overlays.
+"""Evaluates a run's checkpoint: predictions, scores as CSV, a summary, overlays.
 
 RUN/predictions/CASE.nii.gz    what was predicted, on the voxels of the case's source files
 RUN/evaluation/cases.csv       a row for each case and region
-RUN/evaluation/summary.json    mean, sd, median, ... of each region and metric, and of which checkpoint
+RUN/evaluation/summary.json    mean, sd, median, ... of each region and metric; of which checkpoint and which cases
 RUN/figures/overlay_*.png      image, truth and prediction, from the worst case to the best
+
+All of these are of one evaluation: they take the place of an earlier one's when it is done, the summary last.
 """
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from jaxbrats.data.arrays import ArrayCase, find_arrays, read_image, read_labels
-from jaxbrats.data.labels import REGIONS
-from jaxbrats.data.manifest import has_manifest, read_manifest
-from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.split import find_split
-from jaxbrats.evaluation import metrics, statistics, tables
+from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.dataset import Dataset, fingerprint, read_dataset
+from jaxbrats.evaluation import statistics, tables
+from jaxbrats.evaluation.evaluate import CaseScores, ranked, region_dice, score_cases
+from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.inference.network import load_network, make_predict
 from jaxbrats.inference.predictions import write_prediction
 from jaxbrats.report.overlays import plot_overlay
-from jaxbrats.runs.record import read_record
+from jaxbrats.runs.record import RunRecord, check_data, portable, read_record
+from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import read_json, write_json
 from jaxbrats.system.locks import locked
-from jaxbrats.train.checkpoints import choose_step
 
 # Overlays drawn for a run: enough to see good and bad cases, few enough for cohorts of thousands.
 _OVERLAYS = 8
-
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def evaluate_run(
     workdir: str | pathlib.Path, step: str = "best", data_dir: str | pathlib.Path | None = None
 ) -> tuple[statistics.Summary, list[InputError]]:
-    """Scores a checkpoint on the validation cases and writes predictions, tables and overlays into the run.
+    """Scores a checkpoint and writes predictions, tables and overlays into the run.
 
     Args:
         workdir: The run.
         step: 'best', 'latest' or a step's number.
-        data_dir: Preprocessed arrays; None for those the run was trained on. Of another folder the validation cases of
-            its split are taken, or all cases where it has none.
+        data_dir: None for the run's own validation cases, as its record names them. Of another folder of arrays, all
+            cases but those of patients, or with arrays, that the run was trained on.
 
     Returns:
         The summary, and what was wrong with each case that could not be scored.
@@ -53,138 +50,143 @@ def evaluate_run(
         InputError: no run, checkpoint or arrays there, arrays preprocessed otherwise than the run's, no case that can
             be scored, or another evaluation of the run at work.
     """
-    workdir = pathlib.Path(workdir)
-    read_record(workdir)  # before a lock is left in a folder that is no run
-    with locked(workdir, "evaluate", "an evaluation"):
-        return _evaluate(workdir, step, data_dir)
+    record = read_record(workdir)  # before a lock is left in a folder that is no run
+    with locked(record.workdir, "evaluate", "an evaluation"):
+        dataset = dataset_to_score(record, data_dir)
+        return _evaluate(record, step, dataset, own=data_dir is None)
 
 
-def _evaluate(
-    workdir: pathlib.Path, step: str, data_dir: str | pathlib.Path | None
-) -> tuple[statistics.Summary, list[InputError]]:
-    network = load_network(workdir, step)
-    own_data = read_record(workdir).data_dir
-    folder = own_data if data_dir is None else pathlib.Path(data_dir)
-    records = case_records(folder, network.preprocessing)
-    cases = validation_cases(folder)
+def is_evaluated(record: RunRecord, step: int) -> bool:
+    """Whether the run's summary is of this checkpoint, on all its validation cases and without a problem."""
+    summary = read_summary(record.workdir)
+    own = fingerprint(record.cases[name] for name in record.split.val)
+    return (summary.get("step"), summary.get("fingerprint"), summary.get("problems")) == (step, own, [])
+
+
+def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
+    """`evaluation/summary.json`; empty where the run was not evaluated.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = workdir / "evaluation" / "summary.json"
+    summary = files.read_json(path) if path.exists() else {}
+    if not isinstance(summary, dict):
+        raise InputError("is not as jaxbrats evaluate writes it", file=path, hint="Run jaxbrats evaluate again")
+    return summary
+
+
+def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> Dataset:
+    """The arrays at `data_dir`, by default the run's own.
+
+    Raises:
+        InputError: no arrays there, or arrays preprocessed otherwise than the run's.
+    """
+    dataset = read_dataset(record.data_dir if data_dir is None else data_dir)
+    trained_with = record.settings.data.preprocessing.to_dict()
+    found = dataset.preprocessing.to_dict() if dataset.preprocessing else trained_with
+    for name, value in trained_with.items():
+        # Which cases were good enough to train on has no bearing on how they were made.
+        if name != "min_tumour" and found[name] != value:
+            raise InputError(
+                f"holds arrays made with {name} = {found[name]}, the run was trained with {value}",
+                file=dataset.folder,
+                hint=f"Preprocess again with --{name} as the run's",
+            )
+    return dataset
+
+
+def validation_cases(record: RunRecord, dataset: Dataset) -> list[ArrayCase]:
+    """The run's own validation cases; `check_data` tells whether each is still what it was."""
+    return dataset.select(record.split.val)
+
+
+def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]:
+    """The cases of a folder without those of patients that the run was trained on."""
+    patients = {record.cases[name].patient for name in record.split.train}
+    return [case for case in dataset.cases if case.patient not in patients]
+
+
+def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
+    network = load_network(record.workdir, step)
+    cases = validation_cases(record, dataset) if own else cases_not_trained_on(record, dataset)
+    if len(cases) < len(dataset.cases) and not own:
+        print(
+            f"{dataset.folder}: {len(dataset.cases) - len(cases)} cases left out, because the run was trained on them"
+        )
+    if not cases:
+        raise InputError("holds no case that the run was not trained on", file=dataset.folder)
+    trained_on = {record.cases[name][2:] for name in record.split.train}
+
+    def check(case: ArrayCase) -> None:
+        if own:
+            check_data(record, [case])
+        elif case.content[2:] in trained_on:
+            raise InputError("has the arrays of a case that the run was trained on", case=case.name, file=case.image)
+
     predict = make_predict([network])
-    rows, problems = score_cases(cases, predict, records, workdir / "predictions")
-    if not rows:
-        raise problems[0] if problems else InputError("holds no validation case", file=folder)
+    scored: list[CaseScores] = []
+    problems: list[InputError] = []
+    with files.replacing_folder(record.workdir / "predictions") as predictions:
+        results = score_cases(cases, predict, check)
+        for result in tqdm(results, desc="evaluating", total=len(cases), unit="case", dynamic_ncols=True):
+            if isinstance(result, InputError):
+                problems.append(result)
+                continue
+            write_prediction(predictions / f"{result.case.name}.nii.gz", result.labels, result.case.record)
+            scored.append(result._replace(labels=None))
+        if not scored:
+            raise problems[0]
+    rows = [row for result in scored for row in result.rows]
     summary = statistics.summarise(rows)
-    tables.write_csv(workdir / "evaluation" / "cases.csv", rows)
-    draw_overlays(workdir / "figures", cases, rows, predict, records, network.preprocessing.modalities)
-    write_json(
-        workdir / "evaluation" / "summary.json",
-        {"step": network.step, "data": str(folder), "cases": len(cases) - len(problems), "regions": summary},
+    (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
+    tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
+    problems += _draw_overlays(record, scored_cases(record.workdir, [result.case for result in scored]), rows)
+    files.write_json(
+        record.workdir / "evaluation" / "summary.json",
+        {
+            "step": network.step,
+            "data": portable(dataset.folder, record.workdir),
+            "fingerprint": fingerprint(result.case.content for result in scored),
+            "cases": len(scored),
+            "problems": [str(problem) for problem in problems],
+            "regions": summary,
+        },
     )
     return summary, problems
 
 
-def is_evaluated(workdir: pathlib.Path) -> bool:
-    """Whether the run's best checkpoint is the one its summary tells of."""
-    path = workdir / "evaluation" / "summary.json"
-    if not path.exists():
-        return False
-    return read_json(path).get("step") == choose_step(workdir, "best")
+def scored_cases(workdir: pathlib.Path, cases: Sequence[ArrayCase]) -> list[ScoredCase]:
+    """The cases together with the predictions that the evaluation left."""
+    return [ScoredCase(case, case.record, workdir / "predictions" / f"{case.name}.nii.gz") for case in cases]
 
 
-def case_records(data_dir: pathlib.Path, preprocessing: Preprocessing) -> Mapping[str, Any]:
-    """The manifest's record of each case; none of the Keras notebook's folders, which have no manifest.
-
-    Raises:
-        InputError: the arrays were made otherwise than `preprocessing`.
-    """
-    if not has_manifest(data_dir):
-        return {}
-    manifest = read_manifest(data_dir)
-    check_same_preprocessing(Preprocessing.from_dict(manifest["settings"]), preprocessing, data_dir)
-    return manifest["cases"]
-
-
-def check_same_preprocessing(found: Preprocessing, expected: Preprocessing, folder: pathlib.Path) -> None:
-    """Refuses arrays that a network was not trained on the like of; which cases were kept does not matter.
-
-    Raises:
-        InputError: naming the first difference.
-    """
-    for name, value in expected.to_dict().items():
-        if name != "min_tumour" and found.to_dict()[name] != value:
-            raise InputError(
-                f"holds arrays made with {name} = {found.to_dict()[name]}, the run was trained with {value}",
-                file=folder,
-                hint=f"Preprocess again with --{name} as the run's",
-            )
-
-
-def validation_cases(data_dir: pathlib.Path) -> list[ArrayCase]:
-    """The validation cases of a folder's split, or all its cases where it has none.
-
-    Raises:
-        InputError: no arrays there, or a split that does not fit them.
-    """
-    cases = find_arrays(data_dir)
-    split = find_split(data_dir, cases)
-    return cases if split is None else [case for case in cases if case.name in split.val]
-
-
-def score_cases(
-    cases: Sequence[ArrayCase], predict: Predict, records: Mapping[str, Any], folder: pathlib.Path | None = None
-) -> tuple[list[tables.Row], list[InputError]]:
-    """Predicts and scores each case, with a progress bar; leaves the prediction in `folder/CASE.nii.gz` if given.
+def _draw_overlays(record: RunRecord, cases: Sequence[ScoredCase], rows: Sequence[tables.Row]) -> list[InputError]:
+    """Draws cases spread evenly from the worst mean region Dice to the best, `overlay_RANK_CASE.png`.
 
     Returns:
-        The rows of the score table, and what was wrong with each case that could not be read.
+        What was wrong with each that could not be drawn.
     """
-    rows, problems = [], []
-    for case in tqdm(cases, desc="evaluating", unit="case", dynamic_ncols=True):
-        try:
-            labels, truth = predict(read_image(case)), read_labels(case)
-        except InputError as problem:
-            problems.append(problem)
-            continue
-        if folder is not None:
-            write_prediction(folder / f"{case.name}.nii.gz", labels, records.get(case.name))
-        spacing = tuple(nib.affines.voxel_sizes(affine_of(case, records)).tolist())
-        rows += tables.case_rows(case.name, metrics.score_case(labels, truth, spacing))
-    return rows, problems
-
-
-def affine_of(case: ArrayCase, records: Mapping[str, Any]) -> np.ndarray:
-    """Affine `(4, 4)` of a case's array: the file's, moved to the crop's corner. 1 mm where no manifest tells."""
-    if case.name not in records:
-        return np.eye(4)
-    affine = np.array(records[case.name]["affine"])
-    corner = np.array(records[case.name]["crop_origin"])
-    return affine @ nib.affines.from_matvec(np.eye(3), corner)
-
-
-def draw_overlays(
-    folder: pathlib.Path,
-    cases: Sequence[ArrayCase],
-    rows: Sequence[tables.Row],
-    predict: Predict,
-    records: Mapping[str, Any],
-    modalities: Sequence[str],
-) -> None:
-    """Draws cases spread evenly from the worst mean region Dice to the best, `overlay_RANK_CASE.png`."""
-    dice: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if row["region"] in REGIONS:
-            dice.setdefault(str(row["case"]), {})[str(row["region"])] = float(row["dice"])
-    ranked = sorted(dice, key=lambda name: sum(dice[name].values()))
+    folder = record.workdir / "figures"
+    dice = region_dice(rows)
+    names = ranked(dice)
     by_name = {case.name: case for case in cases}
     for old in folder.glob("overlay_*.png"):
         old.unlink()
-    for rank in sorted({round(place) for place in np.linspace(0, len(ranked) - 1, _OVERLAYS)}):
-        case = by_name[ranked[rank]]
-        image = read_image(case)
-        plot_overlay(
-            image[..., 0],
-            [("truth", read_labels(case)), ("prediction", predict(image))],
-            folder / f"overlay_{rank + 1:03d}_{case.name}.png",
-            affine=affine_of(case, records) if records else None,
-            title=case.name,
-            subtitle="Dice   " + "   ".join(f"{region} {value:.3f}" for region, value in dice[case.name].items()),
-            image_title=modalities[0],
-        )
+    problems = []
+    for rank in sorted({round(place) for place in np.linspace(0, len(names) - 1, _OVERLAYS)}):
+        case = by_name[names[rank]]
+        try:
+            volumes = case.read()
+            plot_overlay(
+                volumes.image[..., 0],
+                [("truth", volumes.truth), ("prediction", volumes.prediction)],
+                folder / f"overlay_{rank + 1:03d}_{case.name}.png",
+                affine=volumes.affine if case.record else None,
+                title=case.name,
+                subtitle="Dice   " + "   ".join(f"{region} {value:.3f}" for region, value in dice[case.name].items()),
+                image_title=record.settings.data.modalities[0],
+            )
+        except InputError as problem:
+            problems.append(problem)
+    return problems

@@ -1,32 +1,51 @@
-"""`RUN/config.json`: the resolved settings of a run and what it was made with; enough to run it again and to predict.
+"""What a run is, as its folder tells: `RUN/config.json`, written once when it begins, and `RUN/starts.jsonl`.
 
-    {"settings": {...}, "data": {"dir", "fingerprint", "train", "val", "frame"}, "versions": {...}, "commit": ...,
-    "devices": [...]}
+    RUN/config.json     {"settings", "data": {"dir", "raw_dir", "frame", "fingerprint", "split", "train", "val",
+                         "cases": {NAME: {"patient", "image", "mask"}}}, "code", "versions", "machine"}
+    RUN/starts.jsonl    a line for each start: when, after which step, the settings that it changed, code, versions,
+                        machine
 
 `settings.data` holds what the arrays were really made with and `data.frame` how their voxels lie; prediction brings new
-patients to both.
+patients to both. `data.cases` holds the checksums of the arrays that the run began with: what identifies data is its
+content, so that a run goes on with the same arrays wherever they lie and with no others. Paths inside the run's folder
+are relative to it.
 """
 
+import contextlib
 import dataclasses
-import importlib.metadata
+import datetime
+import json
 import pathlib
-import platform
-import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-
 from jaxbrats.config.settings import Settings, from_config
+from jaxbrats.data.arrays import ArrayCase, CaseContent
+from jaxbrats.data.dataset import Dataset, fingerprint
 from jaxbrats.data.raw.geometry import Frame
+from jaxbrats.data.split import Split
+from jaxbrats.runs.provenance import provenance
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import read_json, write_json
+from jaxbrats.system.files import read_json, write_json, write_text
 
-_PACKAGES = ("jaxbrats", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "nibabel")
+_RECORD, _STARTS = "config.json", "starts.jsonl"
 
 # What may differ when a run goes on: how long, how often saved, and on which machine, but nothing that its results
-# follow from. A batch split over other devices is the same batch.
-_MAY_CHANGE = ("num_epochs", "checkpoint", "mesh", "gpu_memory_fraction", "conv", "remat", "skip_nonfinite")
-_MAY_CHANGE_IN_DATA = ("dir", "raw_dir", "workers")
+# follow from. A batch split over other devices is the same batch. Where the data lies may change, but not what it is.
+_MAY_CHANGE = {
+    "num_epochs",
+    "checkpoint",
+    "mesh",
+    "gpu_memory_fraction",
+    "conv",
+    "remat",
+    "skip_nonfinite",
+    "data.dir",
+    "data.raw_dir",
+    "data.workers",
+}
+# What the arrays decide, whatever the config says.
+_OF_THE_ARRAYS = {"data.modalities", "data.crop", "data.normalization", "data.min_tumour"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,105 +53,214 @@ class RunRecord:
     """What `config.json` tells of a run.
 
     Attributes:
-        settings: Of the run.
+        workdir: The run's folder.
+        settings: The run's settings, with what the arrays were really made with.
         data_dir: Folder of the arrays.
         frame: Orientation and spacing of the arrays' voxels; None where they are not known.
+        split: Names of the cases it is trained and validated on.
+        cases: What each of these cases is.
+        content: The whole record, as the file holds it.
     """
 
+    workdir: pathlib.Path
     settings: Settings
     data_dir: pathlib.Path
     frame: Frame | None
+    split: Split
+    cases: Mapping[str, CaseContent]
+    content: Mapping[str, Any]
 
 
-def write_record(workdir: pathlib.Path, settings: Settings, data_dir: pathlib.Path, data: dict[str, Any]) -> None:
-    """Writes `workdir/config.json`, or checks that the one there is of the same run.
-
-    Raises:
-        InputError: the folder holds a run with other settings; the message names the first that differs.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        _check_same_run(path, settings, data["fingerprint"])
-    write_json(
-        path,
-        {
-            "settings": settings.to_dict(),
-            "data": {"dir": str(data_dir.absolute()), **data},
-            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
-            | {"python": platform.python_version()},
-            "commit": _commit(),
-            "devices": [device.device_kind for device in jax.devices()],
-        },
-    )
+def has_record(workdir: pathlib.Path) -> bool:
+    """Whether a run was begun in a folder."""
+    return (workdir / _RECORD).exists()
 
 
-def read_record(workdir: pathlib.Path) -> RunRecord:
+def read_record(workdir: str | pathlib.Path) -> RunRecord:
     """Reads `workdir/config.json`.
 
     Raises:
         InputError: the folder is no run, or the file is damaged.
     """
-    path = workdir / "config.json"
+    workdir = pathlib.Path(workdir)
+    path = workdir / _RECORD
     if not path.exists():
         raise InputError("holds no config.json, so it is no training run", file=workdir, hint="Check --workdir")
-    record = read_json(path)
+    content = read_json(path)
     try:
-        frame = record["data"].get("frame")
+        data = content["data"]
+        frame = data["frame"]
         return RunRecord(
-            from_config(record["settings"]),
-            pathlib.Path(record["data"]["dir"]),
-            None if frame is None else Frame.from_dict(frame),
+            workdir=workdir,
+            settings=from_config(content["settings"]),
+            data_dir=workdir / data["dir"],
+            frame=None if frame is None else Frame.from_dict(frame),
+            split=Split(tuple(map(str, data["train"])), tuple(map(str, data["val"]))),
+            cases={name: CaseContent(name, **case) for name, case in data["cases"].items()},
+            content=content,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"is not a run's config.json ({error!r})", file=path, hint="Restore it or train anew"
+            f"is not a run's config.json ({error!r})",
+            file=path,
+            hint="Restore it, or train anew in another --workdir",
         ) from error
 
 
-def _check_same_run(path: pathlib.Path, settings: Settings, fingerprint: str) -> None:
-    saved = read_json(path)
-    # A setting that came after the run began has its default there.
-    before = _flatten(_what_matters(from_config(saved.get("settings", {})).to_dict()), "config.")
-    before["data"] = saved.get("data", {}).get("fingerprint")
-    now = _flatten(_what_matters(settings.to_dict()), "config.")
-    now["data"] = fingerprint
-    for name in sorted(before.keys() | now.keys()):
-        if _plain(before.get(name)) != _plain(now.get(name)):
+def begin_record(
+    workdir: pathlib.Path, settings: Settings, dataset: Dataset, split: Split, origin: str, cases: Sequence[ArrayCase]
+) -> RunRecord:
+    """Writes `workdir/config.json` of a run that begins; it is never written again.
+
+    Args:
+        workdir: The run's folder.
+        settings: The run's settings, with what the arrays were really made with.
+        dataset: Where the arrays are.
+        split: The run's.
+        origin: Where the split comes from, in words.
+        cases: The `identified` cases of both sides.
+    """
+    content = {
+        "settings": settings.to_dict(),
+        "data": {
+            "dir": portable(dataset.folder, workdir),
+            "raw_dir": portable(pathlib.Path(settings.data.raw_dir), workdir) if settings.data.raw_dir else None,
+            "frame": dataset.frame and dataset.frame.to_dict(),
+            "fingerprint": fingerprint(case.content for case in cases),
+            "split": origin,
+            "train": list(split.train),
+            "val": list(split.val),
+            "cases": {
+                case.name: {"patient": case.patient, "image": case.content.image, "mask": case.content.mask}
+                for case in cases
+            },
+        },
+        **provenance(),
+    }
+    write_json(workdir / _RECORD, content)
+    return read_record(workdir)
+
+
+def check_settings(record: RunRecord, settings: Settings, arrays_known: bool = True) -> None:
+    """Refuses settings with which the run cannot go on.
+
+    Args:
+        record: The run's.
+        settings: Those of this start.
+        arrays_known: Whether `settings` tell how the arrays were really made; before that, what the arrays decide is
+            not compared.
+
+    Raises:
+        InputError: the message names the first setting that differs.
+    """
+    ignored = _MAY_CHANGE if arrays_known else _MAY_CHANGE | _OF_THE_ARRAYS
+    for name, (before, now) in changes(record, settings).items():
+        if not any(name == other or name.startswith(f"{other}.") for other in ignored):
             raise InputError(
-                f"holds a run with {name} = {_plain(before.get(name))}; now it is {_plain(now.get(name))}",
-                file=path,
+                f"holds a run with config.{name} = {before}; now it is {now}",
+                file=record.workdir / _RECORD,
                 hint="Go on with the settings it began with, or choose another --workdir",
             )
 
 
-def _what_matters(settings: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
-    kept["data"] = {name: value for name, value in kept.get("data", {}).items() if name not in _MAY_CHANGE_IN_DATA}
-    return kept
+def check_data(record: RunRecord, cases: Sequence[ArrayCase]) -> None:
+    """Refuses arrays that are not those the run began with, by their content.
+
+    Args:
+        record: The run's.
+        cases: `identified` cases, all of them the run's by name.
+
+    Raises:
+        InputError: naming the first case that differs.
+    """
+    for case in cases:
+        known = record.cases[case.name]
+        for path, found, expected in (
+            (case.image, case.content.image, known.image),
+            (case.mask, case.content.mask, known.mask),
+        ):
+            if found != expected:
+                raise InputError(
+                    f"is not the array that the run in {record.workdir} was trained with (checksum {found}, "
+                    f"the run's record has {expected})",
+                    case=case.name,
+                    file=path,
+                    hint="Restore it, name the folder of the run's arrays, or train anew in another --workdir",
+                )
 
 
-def _flatten(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
-    flat = {}
+def changes(record: RunRecord, settings: Settings) -> dict[str, tuple[Any, Any]]:
+    """The settings of a start that differ from the run's first: dotted name -> (then, now)."""
+    # A setting that came after the run began has its default there.
+    before, now = _flatten(record.settings.to_dict()), _flatten(settings.to_dict())
+    return {
+        name: (before.get(name), now.get(name))
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    }
+
+
+def add_start(record: RunRecord, settings: Settings, step: int) -> None:
+    """Appends what goes on with the run, and after which step, to `starts.jsonl`."""
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "settings": {name: now for name, (_, now) in changes(record, settings).items()},
+        **provenance(),
+    }
+    write_text(record.workdir / _STARTS, "".join(f"{json.dumps(one)}\n" for one in [*_starts(record), start]))
+
+
+def unlike_last_start(record: RunRecord) -> list[str]:
+    """In words, what differs between this start and the last in ways that change the last digits of its numbers."""
+    last, now = (_starts(record) or [record.content])[-1], provenance()
+    unlike = []
+    if last["code"].get("sha256") != now["code"]["sha256"]:
+        unlike.append(f"jaxbrats {now['code']['version']} with other code than before ({_commits(last, now)})")
+    unlike += [
+        f"{name} {version} (before {last['versions'].get(name)})"
+        for name, version in now["versions"].items()
+        if last["versions"].get(name) != version
+    ]
+    unlike += [
+        f"{name} {value} (before {last['machine'].get(name)})"
+        for name, value in now["machine"].items()
+        if last["machine"].get(name) != value
+    ]
+    return unlike
+
+
+def _starts(record: RunRecord) -> list[dict[str, Any]]:
+    """The lines of `starts.jsonl`, without what is none."""
+    path = record.workdir / _STARTS
+    starts = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            start = json.loads(line)
+            if isinstance(start, dict) and all(isinstance(start.get(name), dict) for name in provenance()):
+                starts.append(start)
+    return starts
+
+
+def _commits(last: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    def name(code: Mapping[str, Any]) -> str:
+        return f"{(code.get('commit') or code.get('sha256') or '?')[:10]}{' modified' if code.get('modified') else ''}"
+
+    return f"{name(now['code'])}, before {name(last['code'])}"
+
+
+def portable(path: pathlib.Path, workdir: pathlib.Path) -> str:
+    """A path inside the run's folder relative to it, so that a run can be moved and copied; else absolute."""
+    path, workdir = path.resolve(), workdir.resolve()
+    return path.relative_to(workdir).as_posix() if path.is_relative_to(workdir) else str(path)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, tuples as the lists that JSON makes of them."""
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _commit() -> str | None:
-    """The commit of the source tree this runs from, where it is one."""
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

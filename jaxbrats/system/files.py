@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -53,6 +54,31 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder beside `path`; on leaving without an error it takes the place of `path` and what that held.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path = pathlib.Path(path)
+    for left in path.parent.glob(f".partial-*-{path.name}"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(_temporary_name(path.name))
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            old = path.with_name(_temporary_name(f"old-{path.name}"))
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _temporary_name(name: str) -> str:

@@ -94,7 +94,7 @@ def save(
         manager.save(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
+                model=ocp.args.StandardSave(state.variables),
                 training=ocp.args.StandardSave(training),
                 loader=ocp.args.JsonSave(dict(loader)),
             ),
@@ -114,7 +114,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tupl
         InputError: the checkpoint is of another network, or cannot be read.
     """
     folder = pathlib.Path(manager.directory) / str(step)
-    model = {"params": like.params, "batch_stats": like.batch_stats}
+    model = like.variables
     training = {"step": like.step, "opt_state": like.opt_state, "skipped": like.skipped}
     _check_same_network(folder, model)
     with readable(folder):

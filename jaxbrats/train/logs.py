@@ -46,6 +46,7 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: pathlib.Path, resume_step: int, writes: bool = True) -> None:
+        self.workdir = workdir
         self._file = self._events = None
         if not writes:
             return

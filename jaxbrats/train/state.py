@@ -31,6 +31,11 @@ class TrainState:
     opt_state: Any
     skipped: jax.Array
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What validation, evaluation and prediction apply: parameters and batch statistics."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 def make_model(settings: Settings) -> UNet3D:
     """The network that the settings describe."""
@@ -45,19 +50,6 @@ def make_model(settings: Settings) -> UNet3D:
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
     )
-
-
-def make_optimizer(learning_rate: float, schedule: str, total_steps: int) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with a constant or a cosine learning rate."""
-    return optax.adam(make_schedule(learning_rate, schedule, total_steps))
-
-
-def make_schedule(learning_rate: float, schedule: str, total_steps: int) -> optax.Schedule:
-    """Step to learning rate: 'constant', or 'cosine' after a linear warm-up over the first twentieth of the steps."""
-    if schedule == "constant":
-        return optax.constant_schedule(learning_rate)
-    warmup = total_steps // 20
-    return optax.warmup_cosine_decay_schedule(learning_rate / 10, learning_rate, warmup, max(total_steps, warmup + 1))
 
 
 def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int, channels: int) -> TrainState:

@@ -36,13 +36,6 @@ class StepMetrics(NamedTuple):
     skipped: jax.Array
 
 
-class CaseMetrics(NamedTuple):
-    """Of each case of a validation batch: loss `(B,)` and the counts its scores follow from."""
-
-    loss: jax.Array
-    counts: Counts
-
-
 def make_loss(loss: Loss) -> LossFunction:
     """The weighted sum of Dice and focal loss that the settings ask for."""
 
@@ -164,13 +157,6 @@ def _sum_first(counts: Counts) -> Counts:
     return jax.tree.map(lambda count: count.sum(0), counts)
 
 
-def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:
-    """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
-    logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch["image"])
-    loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
-    return CaseMetrics(loss, count(logits, batch["labels"]))
-
-
 def jit_train_step(
     mesh: Mesh,
     model: nn.Module,
@@ -204,15 +190,3 @@ def device_memory(step: jax.stages.Compiled) -> int:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-
-
-def jit_validation_step(
-    mesh: Mesh, model: nn.Module, loss_function: LossFunction
-) -> Callable[[TrainState, Batch], CaseMetrics]:
-    """`validation_step` compiled over the mesh."""
-
-    def step(state: TrainState, batch: Batch) -> CaseMetrics:
-        return validation_step(model, loss_function, state, batch)
-
-    whole = replicated(mesh)
-    return jax.jit(step, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)

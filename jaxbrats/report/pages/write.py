@@ -5,53 +5,30 @@ report is quick and its pictures are those that were scored.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from jaxbrats.data.arrays import ArrayCase, find_arrays
-from jaxbrats.data.manifest import has_manifest, read_manifest
 from jaxbrats.evaluation import tables
+from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.report.pages.case_page import CasePage, CaseTask, page_path, prediction_path, write_case_page
 from jaxbrats.report.pages.overview import Run, overview
 from jaxbrats.report.pages.wording import CaseScores, by_case
-from jaxbrats.runs.record import RunRecord, read_record
 from jaxbrats.system import files, processes
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.locks import locked
 from jaxbrats.train.logs import read_metrics
 
 # A worker process takes as long to start as so many pages take.
 _CASES_A_WORKER = 8
 
 
-def write_report(workdir: str | pathlib.Path, workers: int | None = None) -> tuple[pathlib.Path, list[InputError]]:
-    """Writes RUN/report.html and RUN/report/CASE.html; a run that is not evaluated yet gets its curves and settings.
-
-    Args:
-        workdir: The run.
-        workers: Processes that make the cases' pages; None for as many as there are processors and work for them.
-
-    Returns:
-        The report's path, and what was wrong with each case that could not be shown.
-
-    Raises:
-        InputError: the folder is no run, its tables are damaged, or an evaluation of it is at work.
-        OSError: the report cannot be written.
-    """
-    workdir = pathlib.Path(workdir)
-    record = read_record(workdir)
-    # An evaluation at work would change what the pages are made from.
-    with locked(workdir, "evaluate", "an evaluation"):
-        return _write_report(workdir, record, workers)
-
-
-def _write_report(
-    workdir: pathlib.Path, record: RunRecord, workers: int | None
+def write_report(
+    workdir: pathlib.Path, config: Mapping[str, Any], cases: Sequence[ScoredCase], workers: int | None
 ) -> tuple[pathlib.Path, list[InputError]]:
-    run = _read_run(workdir)
-    tasks, problems = _tasks(run, record.data_dir, record.settings.data.modalities)
+    """Writes RUN/report.html and RUN/report/CASE.html."""
+    run = _read_run(workdir, config)
+    tasks, problems = _tasks(run, cases, tuple(config["settings"]["data"]["modalities"]))
     _remove_others(workdir, {task.case.name for task in tasks})
     workers = workers or min(processes.available_cpus(), 1 + len(tasks) // _CASES_A_WORKER)
     results = processes.map_in_processes(write_case_page, tasks, workers, name=lambda task: task.case.name)
@@ -69,30 +46,26 @@ def _write_report(
     return path, problems
 
 
-def _read_run(workdir: pathlib.Path) -> Run:
+def _read_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> Run:
     table, summary = workdir / "evaluation" / "cases.csv", workdir / "evaluation" / "summary.json"
     evaluation = files.read_json(summary) if summary.exists() else {}
     if not isinstance(evaluation, dict):
         raise InputError("is not as jaxbrats evaluate writes it", file=summary, hint="Run jaxbrats evaluate again")
     return Run(
         workdir=workdir,
-        config=files.read_json(workdir / "config.json"),
+        config=config,
         metrics=read_metrics(workdir),
         cases=by_case(tables.read_csv(table)) if table.exists() else [],
         evaluation=evaluation,
     )
 
 
-def _tasks(run: Run, own_data: pathlib.Path, modalities: tuple[str, ...]) -> tuple[list[CaseTask], list[InputError]]:
+def _tasks(
+    run: Run, cases: Sequence[ScoredCase], modalities: tuple[str, ...]
+) -> tuple[list[CaseTask], list[InputError]]:
     """What to make a page of, and what stands in the way of the others."""
-    if not run.cases:
-        return [], []
-    data_dir = pathlib.Path(run.evaluation.get("data", own_data))
-    try:
-        arrays: dict[str, ArrayCase] = {case.name: case for case in find_arrays(data_dir)}
-        records: Mapping[str, Any] = read_manifest(data_dir)["cases"] if has_manifest(data_dir) else {}
-    except InputError as problem:
-        return [], [problem]
+    arrays = {case.name: case.case for case in cases}
+    records = {case.name: case.record for case in cases}
     names: list[str] = []
     problems = []
     for name in (case.name for case in run.cases):
@@ -100,7 +73,7 @@ def _tasks(run: Run, own_data: pathlib.Path, modalities: tuple[str, ...]) -> tup
         if name in arrays and prediction.exists():
             names.append(name)
             continue
-        missing, what = (prediction, "is not there") if name in arrays else (data_dir, "no longer holds this case")
+        missing, what = prediction, "is not there"
         problems.append(InputError(what, case=name, file=missing, hint="Run jaxbrats evaluate again"))
     by_name: dict[str, CaseScores] = {case.name: case for case in run.cases}
     tasks = [

@@ -1,0 +1,105 @@
+"""Scores of the validation cases while training: the network on each case's whole array, one score a case."""
+
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+
+from jaxbrats.model.counts import Counts, count
+from jaxbrats.train.state import TrainState
+from jaxbrats.train.step import Batch, LossFunction
+
+
+class CaseMetrics(NamedTuple):
+    """Of each case of a batch: loss `(B,)` and the counts its scores follow from."""
+
+    loss: jax.Array
+    counts: Counts
+
+
+def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:
+    """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
+    logits = model.apply(state.variables, batch["image"])
+    loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
+    return CaseMetrics(loss, count(logits, batch["labels"]))
+
+
+def jit_validation_step(
+    mesh: jax.sharding.Mesh, model: nn.Module, loss_function: LossFunction
+) -> Callable[[TrainState, Batch], CaseMetrics]:
+    """`validation_step` compiled over the mesh."""
+
+    def step(state: TrainState, batch: Batch) -> CaseMetrics:
+        return validation_step(model, loss_function, state, batch)
+
+    whole = replicated(mesh)
+    return jax.jit(step, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
+
+
+def make_validation(
+    mesh: jax.sharding.Mesh,
+    model: nn.Module,
+    loss_function: LossFunction,
+    cases: Sequence[ArrayCase],
+    batch_size: int,
+) -> Validate:
+    """What the training loop calls at each epoch's end.
+
+    Args:
+        mesh: The devices.
+        model: The network.
+        loss_function: The loss that is trained with.
+        cases: The validation cases.
+        batch_size: Cases that the network is given at once, over all devices.
+
+    Returns:
+        A function from a state to loss, Dice, IoU and accuracy of the arrays, each the mean over cases, and to
+        `region_dice` with its mean, in which tumour that the file has outside the array counts as missed. It returns
+        None where a signal came meanwhile: many cases take longer than a batch system waits.
+    """
+    step = jit_validation_step(mesh, model, loss_function)
+    outside = np.stack([_outside(case) for case in cases])
+
+    def validate(state: TrainState, stop: StopFlag) -> dict[str, Any] | None:
+        results = []
+        rows = process_slice(mesh)
+        with validation_batches(
+            cases, batch_size=batch_size, process_index=rows.index, process_count=rows.count
+        ) as batches:
+            for batch in batches:
+                # Of several processes one alone must not leave the others waiting at the next batch.
+                if stop.number and jax.process_count() == 1:
+                    return None
+                results.append(step(state, put_batch(mesh, batch)))
+        # The last batch is filled up with cases from the start again.
+        case = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(cases)], *jax.device_get(results))
+        return _scores(case, outside)
+
+    return validate
+
+
+def _outside(case: ArrayCase) -> np.ndarray:
+    """int64 `(C,)`: voxels of each label that the case's file has outside its array, which no prediction finds."""
+    return np.array((case.record or {}).get("label_voxels_outside", [0] * NUM_CLASSES))
+
+
+def _scores(case: CaseMetrics, outside: np.ndarray) -> dict[str, Any]:
+    """The means over cases, for the log."""
+    of_arrays = case.counts.confusion
+    of_files = of_arrays.copy()
+    of_files[:, :, BACKGROUND] += outside.astype(of_files.dtype)  # reference label i, predicted as background
+    crop_dice, file_dice = (
+        {name: float(np.mean(region_dice(confusion, labels))) for name, labels in REGIONS.items()}
+        for confusion in (of_arrays, of_files)
+    )
+    return {
+        **scores_by_name(
+            np.mean(case.loss, dtype=np.float64),
+            np.mean(class_dice(of_arrays), axis=0),
+            np.mean(class_iou(case.counts), axis=0),
+            accuracy(of_arrays),
+        ),
+        "crop_region_dice": crop_dice,
+        "region_dice": file_dice,
+        SCORE: float(np.mean(list(file_dice.values()))),
+    }

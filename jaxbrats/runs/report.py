@@ -1,0 +1,39 @@
+"""The report of a run, from what its folder holds."""
+
+import pathlib
+
+from jaxbrats.data.dataset import read_dataset
+from jaxbrats.evaluation import tables
+from jaxbrats.evaluation.volumes import ScoredCase
+from jaxbrats.report.pages.write import write_report
+from jaxbrats.runs.evaluate import read_summary, scored_cases
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.locks import locked
+
+
+def report_run(workdir: str | pathlib.Path, workers: int | None = None) -> tuple[pathlib.Path, list[InputError]]:
+    """Writes RUN/report.html and a page for each case that was scored.
+
+    Args:
+        workdir: The run; one that is not evaluated yet gets its curves and settings.
+        workers: Processes that make the cases' pages; None for as many as there are processors and work for them.
+
+    Returns:
+        The report's path, and what was wrong with each case that could not be shown.
+
+    Raises:
+        InputError: the folder is no run, its tables are damaged, its arrays are gone, or an evaluation of it is at
+            work.
+        OSError: the report cannot be written.
+    """
+    record = read_record(workdir)
+    # An evaluation at work would change what the pages are made from.
+    with locked(record.workdir, "evaluate", "an evaluation"):
+        table, summary = record.workdir / "evaluation" / "cases.csv", read_summary(record.workdir)
+        cases: list[ScoredCase] = []
+        if table.exists() and summary:
+            dataset = read_dataset(record.workdir / summary.get("data", record.data_dir))
+            names = dict.fromkeys(str(row["case"]) for row in tables.read_csv(table))
+            cases = scored_cases(record.workdir, dataset.select(names))
+        return write_report(record.workdir, record.content, cases, workers)
