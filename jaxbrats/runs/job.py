@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import sys
 
-from jaxbrats.config.settings import Settings, check
+from jaxbrats.config import Settings
 from jaxbrats.data.arrays import array_shape, find_arrays, fingerprint
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.manifest import FAILED, KEPT, has_manifest, read_manifest
@@ -44,7 +44,7 @@ def _run(settings: Settings, workdir: pathlib.Path) -> int:
     data_dir, failed = prepare_data(settings, workdir)
     cases = find_arrays(data_dir)
     settings = adopt_preprocessing(settings, data_dir, array_shape(cases))
-    split = load_or_make_split(data_dir, cases, settings.data.val_fraction, settings.data.split_seed)
+    split = load_or_make_split(data_dir, cases, settings.data.val_fraction or 0.25, settings.data.split_seed or 0)
     by_name = {case.name: case for case in cases}
     training = [by_name[name] for name in split.train]
     validation = [by_name[name] for name in split.val]
@@ -107,18 +107,18 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Pat
         InputError: there is no usable case, or the folder holds arrays made with other settings,
             which another run may need.
     """
-    data = settings.data
+    data, wanted = settings.data, Preprocessing.of(settings.data)
     data_dir = pathlib.Path(data.dir) if data.dir else workdir / "data"
     if not data.raw_dir:
         return data_dir, []
     if has_manifest(data_dir):
         manifest = read_manifest(data_dir)
         made = Preprocessing.from_dict(manifest["settings"])
-        if made != data.preprocessing:
-            name = next(name for name, value in made.to_dict().items() if value != data.preprocessing.to_dict()[name])
+        if made != wanted:
+            name = next(name for name, value in made.to_dict().items() if value != wanted.to_dict()[name])
             raise InputError(
                 f"holds arrays made with {name} = {getattr(made, name)}, the config asks for "
-                f"{getattr(data.preprocessing, name)}",
+                f"{getattr(wanted, name)}",
                 file=data_dir,
                 hint="Choose another config.data.dir",
             )
@@ -131,7 +131,7 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Pat
         from jaxbrats.synthetic.cohort import write_cohort  # with much of SciPy, which no other run needs
 
         write_cohort(raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)
-    return data_dir, _failures(preprocess_cohort(raw_dir, data_dir, data.preprocessing, workers=data.workers or None))
+    return data_dir, _failures(preprocess_cohort(raw_dir, data_dir, wanted, workers=data.workers or None))
 
 
 def adopt_preprocessing(settings: Settings, data_dir: pathlib.Path, shape: tuple[int, ...]) -> Settings:
@@ -151,7 +151,7 @@ def adopt_preprocessing(settings: Settings, data_dir: pathlib.Path, shape: tuple
         made = read_manifest(data_dir)["settings"]
         preprocessing = Preprocessing.from_dict(made)
     else:
-        preprocessing = dataclasses.replace(settings.data.preprocessing, crop=shape[:3])
+        preprocessing = dataclasses.replace(Preprocessing.of(settings.data), crop=shape[:3])
     if len(preprocessing.modalities) != shape[-1]:
         raise InputError(
             f"the arrays have {shape[-1]} channels, config.data.modalities names {len(preprocessing.modalities)}: "
@@ -160,11 +160,9 @@ def adopt_preprocessing(settings: Settings, data_dir: pathlib.Path, shape: tuple
             hint="Name the modalities of the arrays, in order, in config.data.modalities",
         )
     for name, value in preprocessing.to_dict().items():
-        if value != settings.data.preprocessing.to_dict()[name]:
+        if value != Preprocessing.of(settings.data).to_dict()[name]:
             print(f"data.{name} = {value}, as the arrays in {data_dir} were made")
-    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(preprocessing)))
-    check(settings)
-    return settings
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(preprocessing)))
 
 
 def training_frame(data_dir: pathlib.Path) -> Frame | None:

@@ -79,7 +79,7 @@ def read_record(workdir: pathlib.Path) -> RunRecord:
     try:
         frame = record["data"].get("frame")
         return RunRecord(
-            from_config(record["settings"]),
+            from_config(record["settings"], path),
             pathlib.Path(record["data"]["dir"]),
             None if frame is None else Frame.from_dict(frame),
         )
@@ -92,7 +92,7 @@ def read_record(workdir: pathlib.Path) -> RunRecord:
 def _check_same_run(path: pathlib.Path, settings: Settings, fingerprint: str) -> None:
     saved = read_json(path)
     # A setting that came after the run began has its default there.
-    before = _flatten(_what_matters(from_config(saved.get("settings", {})).to_dict()), "config.")
+    before = _flatten(_what_matters(from_config(saved.get("settings", {}), path).to_dict()), "config.")
     before["data"] = saved.get("data", {}).get("fingerprint")
     now = _flatten(_what_matters(settings.to_dict()), "config.")
     now["data"] = fingerprint
