@@ -8,8 +8,7 @@ raw_dir is any of the forms that `jaxbrats preprocess --help` lists; with arrays
 3-D U-Net: Çiçek et al. 2016, https://arxiv.org/abs/1606.06650. What the notebook fixed is spelled out here, although it
 is what the defaults are; the learning rate is constant, nothing is normalised within the network.
 
-Expect no published score yet: it has not been trained on real BraTS cases here. On the phantoms of `jaxbrats synth` it
-learns; nothing follows from that for patients.
+Expect no published score yet: it has not been trained on real BraTS cases here.
 """
 
 from ml_collections import ConfigDict

@@ -117,8 +117,7 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> tuple[pathlib.Pat
         if made != wanted:
             name = next(name for name, value in made.to_dict().items() if value != wanted.to_dict()[name])
             raise InputError(
-                f"holds arrays made with {name} = {getattr(made, name)}, the config asks for "
-                f"{getattr(wanted, name)}",
+                f"holds arrays made with {name} = {getattr(made, name)}, the config asks for {getattr(wanted, name)}",
                 file=data_dir,
                 hint="Choose another config.data.dir",
             )

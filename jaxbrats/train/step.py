@@ -45,7 +45,6 @@ class CaseMetrics(NamedTuple):
 
 def make_loss(loss: Loss) -> LossFunction:
     """The weighted sum of terms that the settings ask for."""
-
     terms = {
         "dice": functools.partial(dice_loss, class_weights=loss.class_weights),
         "focal": functools.partial(categorical_focal_loss, alpha=loss.alpha, gamma=loss.gamma),

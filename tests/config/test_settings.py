@@ -135,7 +135,10 @@ def test_values_that_pass_for_others():
         ({"loss": {"terms": {}}}, "loss.terms needs finite weights of 0 or more, one of them above 0"),
         ({"loss": {"terms": {"dice": -1.0}}}, "loss.terms needs finite weights"),
         ({"loss": {"terms": {"dice": float("inf")}}}, "loss.terms needs finite weights"),
-        ({"loss": {"terms": {"focall": 1.0}}}, r"loss.terms.focall is not a setting. Did you mean config.loss.terms.foc"),
+        (
+            {"loss": {"terms": {"focall": 1.0}}},
+            r"loss.terms.focall is not a setting. Did you mean config.loss.terms.foc",
+        ),
         ({"loss": {"terms": {"focal": "1"}}}, "loss.terms.focal must be of type float; it is '1'"),
         ({"loss": {"terms": "dice"}}, "loss.terms is a group of settings; it cannot be 'dice'"),
         ({"loss": {"class_weights": (0, 0, 0, 0)}}, "loss.class_weights needs finite weights of 0 or more, one"),
