@@ -23,9 +23,9 @@ import numpy as np
 from absl import flags
 
 from jaxbrats import commands
-from jaxbrats.config.settings import Data, Mesh, Model, Settings, check
+from jaxbrats.config import Data, Mesh, Model, Settings
 from jaxbrats.data.labels import DEFAULT_MODALITIES, REGIONS
-from jaxbrats.data.preprocessing import preprocess_case
+from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
 from jaxbrats.model import counts
 from jaxbrats.system import files
 from jaxbrats.system.compilation import keep_compiled_programs
@@ -69,7 +69,6 @@ def settings_of_flags() -> Settings:
         data=Data(modalities=DEFAULT_MODALITIES, crop=crop, normalization="zscore", min_tumour=0.0),
         model=Model(features=features, norm="instance", dropout=(0.0,)),
     )
-    check(settings)
     return settings
 
 
@@ -178,7 +177,7 @@ def main() -> int:
     modalities = settings.data.modalities
     with tempfile.TemporaryDirectory() as temporary:
         case = benchmarking.case_to_measure(_CASE.value, modalities, pathlib.Path(temporary))
-        image, labels, record = preprocess_case(case, settings.data.preprocessing)
+        image, labels, record = preprocess_case(case, Preprocessing.of(settings.data))
     if image is None:
         raise InputError(record["reason"], case=case.name)
     curve = overfit(image, labels, settings, _TARGET.value, _EVERY.value)

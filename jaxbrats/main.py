@@ -1,26 +1,27 @@
-"""The training program: `python -m jaxbrats.main --config=FILE [--workdir=RUN] [--config.KEY=VALUE ...]`.
+"""The training program: `python -m jaxbrats.main --config=FILE[:KEY=VALUE,...] [--workdir=RUN] [--config.KEY=VALUE]`.
 
 From raw NIfTI files (or arrays already preprocessed) to a trained network with its scores and figures: it
 preprocesses where that is not done, splits, trains or goes on training, evaluates the best checkpoint on the
 validation cases and draws. `configs/unet3d.py` is the real recipe, `configs/quickstart.py` needs no data. Any setting
-can be given on the command line: --config.learning_rate=3e-4 --config.data.raw_dir=/data/BraTS2023.
+can be given on the command line, --config.learning_rate=3e-4 --config.data.raw_dir=/data/BraTS2023, or as an argument
+of the file, which is then part of the run's name: --config=configs/unet3d.py:fold=1,seed=3.
 
---workdir is runs/ and the config's name by default. The same command again goes on where a run stopped. A run's record
-is a config too: --config=RUN/config.json --workdir=NEW runs it again.
+--workdir is runs/ and the config's name and arguments by default. The same command again goes on where a run stopped. A
+run's record is a config too: --config=RUN/config.json --workdir=NEW runs it again.
 
 A run over several machines is this same command, started on each by srun or mpirun; or by hand, with
 --coordinator=HOST:PORT (a free port of the machine of process 0), --processes=N and --process=I (0 to N - 1). All of
 them need the same folders. `experiments/slurm/` has files for sbatch.
 """
 
-import dataclasses
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.gc_paused import gc_paused
@@ -37,9 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     signal n after saving.
     """
     from jaxbrats.commands import finish
+    from jaxbrats.config.reference import help_text
 
     if not arguments or any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
-        print((__doc__ or "").strip())
+        print(f"{(__doc__ or '').strip()}\n\n{help_text()}" if arguments else (__doc__ or "").strip())
         return 0 if arguments else 2
     try:
         config, workdir, values = _parse(arguments)
@@ -58,8 +60,7 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fl
     Raises:
         InputError: a flag, a setting or the config file itself is wrong.
     """
-    from jaxbrats.config.file import load_config
-    from jaxbrats.config.settings import type_of
+    from jaxbrats.config.file import load_config, split_arguments
 
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "Config file, or the config.json of a run.", flag_values=values)
@@ -68,36 +69,48 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fl
     flags.DEFINE_integer("processes", None, "Processes of the run.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0, flag_values=values)
     values.set_gnu_getopt(True)
-    changes = flags.FlagValues()
+    changes, others = _take_changes(arguments)
     try:
-        rest = values(["jaxbrats train", *arguments], known_only=True)
-        if values.config is None:
-            raise InputError("--config=FILE is needed, for example --config=configs/unet3d.py")
-        for argument in rest[1:]:
-            if argument.startswith("--config."):
-                type_of(argument.removeprefix("--").partition("=")[0])
-        config_flags.DEFINE_config_dict("config", load_config(values.config), flag_values=changes, sys_argv=rest)
-        extra = changes(rest)[1:]
-    except flags.IllegalFlagValueError as error:
-        raise _wrong_value(str(error)) from error
+        extra = values(["jaxbrats train", *others])[1:]
     except flags.Error as error:
         raise InputError(" ".join(str(error).split()), hint="See jaxbrats train --help") from error
+    if values.config is None:
+        raise InputError("--config=FILE is needed, for example --config=configs/unet3d.py")
     if extra:
         raise InputError(f"unexpected argument '{extra[0]}'; settings are written --config.NAME=VALUE")
-    path = pathlib.Path(values.config)
-    # A run's own config.json goes on with the run.
-    default = path.parent if path.suffix == ".json" else pathlib.Path("runs") / path.stem
-    return changes.config, pathlib.Path(values.workdir or default), values
+    path, named = split_arguments(values.config)
+    # A run's own config.json goes on with the run; each choice of arguments is a run of its own.
+    default = pathlib.Path("runs") / "_".join([path.stem, *("=".join(pair).replace("/", "-") for pair in named)])
+    if path.suffix == ".json" and not named:
+        default = path.parent
+    return load_config(values.config, changes), pathlib.Path(values.workdir or default), values
 
 
-def _wrong_value(message: str) -> InputError:
-    """Says of which type a setting is, of which absl says how its conversion went."""
-    from jaxbrats.config.settings import type_of
+def _take_changes(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Settings to change, --config.NAME=VALUE or --config.NAME VALUE, apart from the other arguments.
 
-    name, _, value = message.removeprefix("flag --").partition(": ")[0].partition("=")
-    kind = type_of(name)
-    what = "a group of settings" if dataclasses.is_dataclass(kind) else f"of type {getattr(kind, '__name__', kind)}"
-    return InputError(f"{name} is {what}; it cannot be {value!r}", hint="See jaxbrats train --help")
+    A bool may be given as --config.NAME alone.
+
+    Raises:
+        InputError: a name is no setting, or has no value.
+    """
+    from jaxbrats.config.settings import Settings
+    from jaxbrats.config.typed import type_of
+
+    changes, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        setting = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if setting is None:
+            others.append(argument)
+            continue
+        name, text = setting.groups()
+        kind = type_of(Settings, name)
+        if text is None:
+            text = "true" if kind is bool else next(rest, None)
+        if text is None:
+            raise InputError(f"Missing value for flag --config.{name}", hint="See jaxbrats train --help")
+        changes.append((name, text))
+    return changes, others
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) -> int:

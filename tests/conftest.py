@@ -27,7 +27,7 @@ def get_config():
         data=dict(dir="", raw_dir="", modalities=("t2f", "t1c"), crop=(16, 16, 16), normalization="minmax",
                   min_tumour=0.0, workers=1),
         model=dict(features=(4, 6), norm="instance", activation="relu", dropout=(0.1,)),
-        loss=dict(dice_weight=1.0, focal_weight=1.0, class_weights=(1.0, 1.0, 1.0, 1.0), alpha=0.25, gamma=2.0),
+        loss=dict(terms=dict(dice=1.0, focal=1.0), class_weights=(1.0, 1.0, 1.0, 1.0), alpha=0.25, gamma=2.0),
         checkpoint=dict(every_steps=2),
     ))
 """

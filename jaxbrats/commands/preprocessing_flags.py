@@ -1,34 +1,22 @@
 """The flags that say how arrays are made, for every command that makes them or asks what would be made."""
 
+import dataclasses
+import typing
+
 from absl import flags
 
-from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES
-from jaxbrats.data.preprocessing import NORMALIZATIONS, Preprocessing
-from jaxbrats.system.errors import InputError
+from jaxbrats.config import Data, reference
+from jaxbrats.config.typed import read
+from jaxbrats.data.preprocessing import Preprocessing
+
+_NAMES = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
 def define(flag_values: flags.FlagValues) -> None:
-    """Adds --modalities, --crop, --normalization and --min_tumour."""
-    flags.DEFINE_list(
-        "modalities",
-        list(DEFAULT_MODALITIES),
-        f"Channels in order, of {', '.join(MODALITIES)}.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list("crop", ["128", "128", "128"], "Size X,Y,Z of the arrays in voxels.", flag_values=flag_values)
-    flags.DEFINE_enum(
-        "normalization",
-        "minmax",
-        NORMALIZATIONS,
-        "minmax: each volume to [0, 1]. zscore: brain voxels (not zero) to mean 0 and standard deviation 1.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "min_tumour",
-        0.01,
-        "Least share of tumour voxels in the crop; cases below are skipped.",
-        flag_values=flag_values,
-    )
+    """Adds a flag for each setting of the data that decides what the arrays hold, with its default and comment."""
+    for name, default, text in reference.settings(Data):
+        if name in _NAMES:
+            flags.DEFINE_string(name, reference.as_text(default), text, flag_values=flag_values)
 
 
 def settings(flag_values: flags.FlagValues) -> Preprocessing:
@@ -37,9 +25,5 @@ def settings(flag_values: flags.FlagValues) -> Preprocessing:
     Raises:
         InputError: a value is none it can have.
     """
-    try:
-        crop = tuple(int(size) for size in flag_values.crop)
-    except ValueError as error:
-        found = ",".join(flag_values.crop)
-        raise InputError(f"--crop: expected three sizes such as 128,128,128, found {found}") from error
-    return Preprocessing(tuple(flag_values.modalities), crop, flag_values.normalization, flag_values.min_tumour)
+    kinds = typing.get_type_hints(Data)
+    return Preprocessing(**{name: read(kinds[name], flag_values[name].value, f"--{name}") for name in _NAMES})

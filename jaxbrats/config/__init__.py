@@ -1,1 +1,19 @@
-"""What a run can be told: settings that check themselves, and reading them from files and the command line."""
+"""What a run can be told: settings that check themselves, read from config files, arguments and the command line.
+
+A config file is a Python file that starts from every default, or from another file, and states what it changes:
+
+    from jaxbrats import config
+
+    def get_config():
+        settings = config.default()  # or config.load_config(pathlib.Path(__file__).with_name("unet3d.py"))
+        settings.model.norm = "instance"
+        return settings
+"""
+
+from jaxbrats.config.data import Data
+from jaxbrats.config.file import load_config
+from jaxbrats.config.loss import Loss
+from jaxbrats.config.model import Model
+from jaxbrats.config.settings import Checkpoint, Mesh, Settings, default, from_config
+
+__all__ = ["Checkpoint", "Data", "Loss", "Mesh", "Model", "Settings", "default", "from_config", "load_config"]

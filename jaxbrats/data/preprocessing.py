@@ -16,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from jaxbrats.config import Data
 from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.normalization import NORMALIZATIONS, statistics_of
 from jaxbrats.data.raw.cases import Case, missing_modalities
@@ -67,6 +68,11 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return dataclasses.asdict(self) | {"modalities": list(self.modalities), "crop": list(self.crop)}
+
+    @classmethod
+    def of(cls, data: Data) -> "Preprocessing":
+        """What the settings of a run ask for."""
+        return cls(**{field.name: getattr(data, field.name) for field in dataclasses.fields(cls)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 import numpy as np
 from absl import logging
 
+from jaxbrats.config.data import Data
 from jaxbrats.data.arrays import ArrayCase, read_labels
 from jaxbrats.data.dataset import SIDES, Dataset
 from jaxbrats.data.labels import BACKGROUND
@@ -101,57 +102,41 @@ def make_folds(
     return _split_off(patients, validation)
 
 
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """How a run's patients are drawn; all None takes the split that the folder proposes, or draws a quarter.
-
-    Attributes:
-        val_fraction: Share of the patients to validate on.
-        seed: Seed of the draw.
-        fold: Fold of a cross-validation that validates.
-        folds: Number of folds.
-    """
-
-    val_fraction: float | None = None
-    seed: int | None = None
-    fold: int | None = None
-    folds: int = 5
-
-
-def choose_split(dataset: Dataset, draw: Draw) -> tuple[Split, str]:
+def choose_split(dataset: Dataset, settings: Data) -> tuple[Split, str]:
     """The split for a run that begins.
 
-    A run that asks for a draw gets it. Else, where the folder itself is split (train/ and val/), it is that; else what
-    DATA/split.json proposes, {"train": [...], "val": [...]}, leaving out cases that it doesn't name, with a warning.
-    Else a quarter of the patients is drawn, and written there as the proposal for runs to come.
+    A run that names a file (`settings.split`) or asks for a draw (`val_fraction`, `split_seed`, `fold`) gets that.
+    Else, where the folder itself is split (train/ and val/), it is that; else what DATA/split.json proposes. Else a
+    quarter of the patients is drawn, and written there as the proposal for runs to come.
 
     Args:
         dataset: The folder's.
-        draw: What the run asks for.
+        settings: What the run asks for.
 
     Returns:
         The split, and in words where it comes from.
 
     Raises:
-        InputError: split.json is not of that form, names a case twice or one that is not there, has a patient on both
-            sides, or leaves nothing to train on; or as `make_split` and `make_folds`.
+        InputError: as `read_split`, `make_split` and `make_folds`.
     """
     proposal = dataset.folder / _FILE
-    asked = draw.val_fraction is not None or draw.seed is not None or draw.fold is not None
-    if not asked and any(case.side for case in dataset.cases):
+    patients = {case.name: case.patient for case in dataset.cases}
+    if settings.split:
+        return read_split(pathlib.Path(settings.split), patients), settings.split
+    drawn = any(value is not None for value in (settings.val_fraction, settings.split_seed, settings.fold))
+    if not drawn and any(case.side for case in dataset.cases):
         sides = (tuple(case.name for case in dataset.cases if case.side == side) for side in SIDES)
         return Split(*sides), "the folder's train/ and val/"
-    patients = {case.name: case.patient for case in dataset.cases}
-    if not asked and proposal.exists():
+    if not drawn and proposal.exists():
         return read_split(proposal, patients), str(proposal)
-    volumes, seed = _tumour_volumes(dataset.cases), draw.seed or 0
-    if draw.fold is not None:
-        split = make_folds(patients, volumes, draw.folds, draw.fold, seed)
-        return split, f"fold {draw.fold} of {draw.folds}, drawn with seed {seed}"
-    fraction = _VAL_FRACTION if draw.val_fraction is None else draw.val_fraction
+    volumes, seed = _tumour_volumes(dataset.cases), settings.split_seed or 0
+    if settings.fold is not None:
+        split = make_folds(patients, volumes, settings.folds, settings.fold, seed)
+        return split, f"fold {settings.fold} of {settings.folds}, drawn with seed {seed}"
+    fraction = _VAL_FRACTION if settings.val_fraction is None else settings.val_fraction
     split = make_split(patients, volumes, fraction, seed)
     # A folder of arrays may be read-only: the run's own record has the split in any case.
-    if not asked and os.access(dataset.folder, os.W_OK):
+    if not drawn and os.access(dataset.folder, os.W_OK):
         files.write_json(proposal, dataclasses.asdict(split))
     return split, f"drawn, {fraction:g} of the patients for validation, seed {seed}"
 
@@ -173,16 +158,19 @@ def _split_off(patients: Mapping[str, str], validation: Set[str]) -> Split:
 
 
 def read_split(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
-    """Reads {"train": [cases], "val": [cases]}.
+    """Reads {"train": [cases], "val": [cases]}; cases that it doesn't name are left out, with a warning.
 
     Args:
-        path: The file.
+        path: The file, or the config.json of a run, which holds them as its 'data'.
         patients: Case -> patient, of the cases there are.
 
     Raises:
-        InputError: as `choose_split`.
+        InputError: it is not of that form, names a case twice or one that is not there, has a patient on both sides, or
+            leaves nothing to train on.
     """
     content = files.read_json(path)
+    if isinstance(content, dict) and isinstance(content.get("data"), dict):
+        content = content["data"]
     sides = [content.get(side) for side in SIDES] if isinstance(content, dict) else []
     names = [name for side in sides if isinstance(side, list) for name in side]
     if not sides or not all(isinstance(part, list) for part in sides) or not all(isinstance(n, str) for n in names):

@@ -67,7 +67,7 @@ def load_network(workdir: str | pathlib.Path, step: str = "best") -> Network:
     )
     number = checkpoints.choose_step(workdir, step)
     variables = checkpoints.restore_variables(workdir, number, like)
-    return Network(workdir, number, record.settings.data.preprocessing, model, variables, record.frame)
+    return Network(workdir, number, Preprocessing.of(record.settings.data), model, variables, record.frame)
 
 
 def load_ensemble(workdirs: Sequence[str | pathlib.Path], step: str = "best") -> list[Network]:

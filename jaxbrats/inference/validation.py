@@ -1,11 +1,21 @@
 """Scores of the validation cases while training: the network on each case's whole array, one score a case."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import linen as nn
 
-from jaxbrats.model.counts import Counts, count
+from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.labels import BACKGROUND, NUM_CLASSES, REGIONS
+from jaxbrats.data.loader import validation_batches
+from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, count, region_dice
+from jaxbrats.system.signals import StopFlag
+from jaxbrats.train.checkpoints import SCORE
+from jaxbrats.train.loop import Validate
+from jaxbrats.train.mesh import batch_sharding, process_slice, put_batch, replicated
+from jaxbrats.train.progress import scores_by_name
 from jaxbrats.train.state import TrainState
 from jaxbrats.train.step import Batch, LossFunction
 

@@ -7,13 +7,13 @@ import sys
 
 import jax
 
-from jaxbrats.config.settings import Settings, check
+from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase, identified
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import Dataset, array_shape, read_dataset
 from jaxbrats.data.manifest import has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.split import Draw, choose_split
+from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
 from jaxbrats.runs import record as records
 from jaxbrats.runs.record import RunRecord
@@ -143,9 +143,7 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
     for name, value in made.to_dict().items():
         if value != configured.to_dict()[name]:
             print(f"data.{name} = {value}, as the arrays in {dataset.folder} were made")
-    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(made)))
-    check(settings)
-    return settings
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(made)))
 
 
 def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple[RunRecord, list[ArrayCase]]:
@@ -157,11 +155,22 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
     if records.has_record(workdir):
         record = records.read_record(workdir)
         records.check_settings(record, settings)
+        if (
+            settings.data.split
+            and read_split(
+                pathlib.Path(settings.data.split), {name: case.patient for name, case in record.cases.items()}
+            )
+            != record.split
+        ):
+            raise InputError(
+                "names other cases than the run here was begun with",
+                file=settings.data.split,
+                hint="Leave config.data.split out, or choose another --workdir",
+            )
         cases = identified(dataset.select([*record.split.train, *record.split.val]))
         records.check_data(record, cases)
         return record, cases
-    draw = Draw(settings.data.val_fraction, settings.data.split_seed)
-    split, origin = choose_split(dataset, draw)
+    split, origin = choose_split(dataset, settings.data)
     if not split.val:
         raise InputError(
             f"has {len(split.train)} training and no validation cases",

@@ -42,6 +42,7 @@ _MAY_CHANGE = {
     "skip_nonfinite",
     "data.dir",
     "data.raw_dir",
+    "data.split",  # is compared by what it holds
     "data.workers",
 }
 # What the arrays decide, whatever the config says.
@@ -92,7 +93,7 @@ def read_record(workdir: str | pathlib.Path) -> RunRecord:
         frame = data["frame"]
         return RunRecord(
             workdir=workdir,
-            settings=from_config(content["settings"]),
+            settings=from_config(content["settings"], path),
             data_dir=workdir / data["dir"],
             frame=None if frame is None else Frame.from_dict(frame),
             split=Split(tuple(map(str, data["train"])), tuple(map(str, data["val"]))),

@@ -32,6 +32,6 @@ def make_optimizer(learning_rate: float, schedule: str, total_steps: int) -> opt
 
 
 def learning_rates(learning_rate: float, schedule: str, total_steps: int) -> np.ndarray:
-    """float32 `(total_steps,)`: the learning rate of every update, computed at once so that logging waits for nothing."""
+    """float32 `(total_steps,)`: the learning rate of every update, computed once, so that the log waits for none."""
     values = jax.vmap(SCHEDULES[schedule](learning_rate, total_steps))(jnp.arange(total_steps))
     return np.broadcast_to(np.asarray(values, np.float32), total_steps)

@@ -37,15 +37,14 @@ class StepMetrics(NamedTuple):
 
 
 def make_loss(loss: Loss) -> LossFunction:
-    """The weighted sum of Dice and focal loss that the settings ask for."""
+    """The weighted sum of terms that the settings ask for."""
+    terms = {
+        "dice": functools.partial(dice_loss, class_weights=loss.class_weights),
+        "focal": functools.partial(categorical_focal_loss, alpha=loss.alpha, gamma=loss.gamma),
+    }
 
     def compute(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        total = jnp.zeros((), jnp.float32)
-        if loss.dice_weight:
-            total += loss.dice_weight * dice_loss(logits, labels, loss.class_weights)
-        if loss.focal_weight:
-            total += loss.focal_weight * categorical_focal_loss(logits, labels, loss.alpha, loss.gamma)
-        return total
+        return sum(weight * terms[name](logits, labels) for name, weight in loss.terms.items() if weight)
 
     return compute
 

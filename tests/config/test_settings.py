@@ -1,52 +1,85 @@
 import dataclasses
-import runpy
+import json
+import typing
 
+import jax.numpy as jnp
 import pytest
 
-from jaxbrats.config.settings import Settings, from_config, type_of
+from jaxbrats import config
+from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Settings, from_config, reference
+from jaxbrats.config import data as data_settings
+from jaxbrats.config import loss as loss_settings
+from jaxbrats.config import model as model_settings
+from jaxbrats.config import settings as root
+from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
+from jaxbrats.data.normalization import NORMALIZATIONS
+from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.model.conv import METHODS
+from jaxbrats.model.unet import ACTIVATIONS, NORMS
 from jaxbrats.system.errors import InputError
-
-
-@pytest.mark.parametrize("name", ["unet3d", "quickstart"])
-def test_configs_give_every_setting(name, request):
-    config = runpy.run_path(str(request.config.rootpath / "configs" / f"{name}.py"))["get_config"]()
-    settings = from_config(config)
-    given = config.to_dict()
-    expected = settings.to_dict()
-    if name == "unet3d":  # the synthetic cohort is the quickstart's alone
-        expected["data"].pop("synthetic_cases")
-        expected["data"].pop("synthetic_shape")
-    assert given == expected
-
-
-def test_the_recipe_is_the_notebooks():
-    config = runpy.run_path("configs/unet3d.py")["get_config"]()
-    settings = from_config(config)
-    assert settings == Settings()
-    assert settings.model.features == (16, 32, 64, 128, 256)
-    assert settings.model.dropout == (0.1, 0.1, 0.2, 0.2, 0.3)
-    assert (settings.batch_size, settings.num_epochs, settings.learning_rate) == (2, 100, 1e-4)
-    assert settings.data.modalities == ("t2f", "t1c", "t2w")
-
-
-def test_a_record_reads_back():
-    settings = dataclasses.replace(Settings(), seed=3)
-    assert from_config(settings.to_dict()) == settings
+from jaxbrats.train.step import make_loss
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("config.seed", int), ("config.data.crop", tuple[int, ...]), ("config.mesh.data", int), ("config.remat", bool)],
+    ("choices", "table"),
+    [
+        (data_settings.Modality, MODALITIES),
+        (data_settings.Normalization, NORMALIZATIONS),
+        (model_settings.Norm, NORMS),
+        (model_settings.Activation, tuple(ACTIVATIONS)),
+        (root.ConvMethod, METHODS),
+    ],
 )
-def test_types_of_settings(name, kind):
-    assert type_of(name) == kind
+def test_choices_are_those_that_there_are(choices, table):
+    assert typing.get_args(choices) == table
 
 
-def test_names_on_the_command_line_arrive_as_one_string():
-    assert from_config({"data": {"modalities": ("t2f,t1n",)}}).data.modalities == ("t2f", "t1n")
+def test_every_term_of_the_loss_can_be_computed():
+    for term in typing.get_args(loss_settings.Term):
+        assert make_loss(Loss({term: 2.0}))(jnp.zeros((1, 2, 2, 2, 4)), jnp.zeros((1, 2, 2, 2), int)) > 0
+
+
+def test_defaults_agree_with_what_they_are_for():
+    assert Preprocessing.of(Data()) == Preprocessing()
+    assert Data().modalities == DEFAULT_MODALITIES
+    assert len(Loss().class_weights) == NUM_CLASSES
+
+
+@pytest.mark.parametrize("group", [Settings, Mesh, Data, Model, Loss, Checkpoint])
+def test_every_setting_has_its_comment_once(group):
+    own = [field.name for field in dataclasses.fields(group) if not dataclasses.is_dataclass(field.type)]
+    assert list(reference.comments(group)) == own
+
+
+def test_help_has_every_setting_with_default_and_type():
+    text = reference.help_text()
+    assert "  --config.data.val_fraction=none\n      Share of the patients drawn for validation;" in text
+    assert "  --config.loss.terms=dice:1.0,focal:1.0\n" in text
+    assert "  --config.model.features=16,32,64,128,256\n" in text
+    assert "(one of none, instance, group, batch)" in text
+    assert text.count("--config.") == len(list(reference.settings())) == 35
+
+
+def test_a_record_reads_back():
+    settings = Settings(seed=3, data=Data(fold=1), loss=Loss({"dice": 0.5}))
+    assert from_config(settings.to_dict()) == settings
+    assert from_config(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_defaults_are_a_config():
+    assert from_config(config.default()) == from_config({}) == Settings()
+    config.default().loss.terms.dice = 5.0
+    assert Settings().loss.terms == {"dice": 1.0, "focal": 1.0}
+
+
+def test_values_that_pass_for_others():
     assert from_config({"model": {"dropout": 0.2}}).model.dropout == (0.2,)
-    assert from_config({"learning_rate": 1}).learning_rate == 1.0
-    assert from_config({"data": {"crop": ("32, 48,64",)}}).data.crop == (32, 48, 64)
+    learning_rate = from_config({"learning_rate": 1}).learning_rate
+    assert (learning_rate, type(learning_rate)) == (1.0, float)
+    assert from_config({"data": {"crop": [32, 48, 64]}}).data.crop == (32, 48, 64)
+    assert from_config({"data": {"val_fraction": 0.2}}).data.val_fraction == 0.2
+    assert from_config({"data": {"val_fraction": None}}).data.val_fraction is None
+    assert from_config({"loss": {"terms": {"focal": 1}}}).loss.terms == {"focal": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -54,23 +87,37 @@ def test_names_on_the_command_line_arrive_as_one_string():
     [
         ({"learning_rte": 1e-3}, r"config.learning_rte is not a setting. Did you mean config.learning_rate\?"),
         ({"model": {"feature": (4,)}}, r"config.model.feature is not a setting. Did you mean config.model.features\?"),
-        ({"model": 3}, "config.model is a group of settings"),
+        ({"model": 3}, "config.model is a group of settings; it cannot be 3"),
         ({"batch_size": 2.5}, "config.batch_size must be of type int; it is 2.5"),
-        ({"batch_size": True}, "config.batch_size must be of type int"),
-        ({"remat": "yes"}, "config.remat must be of type bool"),
-        ({"model": {"features": (4, "x")}}, "config.model.features must be of type int"),
+        ({"batch_size": True}, "config.batch_size must be of type int; it is True"),
+        ({"batch_size": None}, "config.batch_size must be of type int; it is None"),
+        ({"remat": "yes"}, "config.remat must be of type bool; it is 'yes'"),
+        ({"remat": 1}, "config.remat must be of type bool; it is 1"),
+        ({"learning_rate": True}, "config.learning_rate must be of type float; it is True"),
+        ({"learning_rate": "1e-4"}, "config.learning_rate must be of type float; it is '1e-4'"),
+        ({"model": {"features": (4, "x")}}, r"config.model.features must be values, each of type int; it is \(4, 'x'"),
         ({"batch_size": 0}, "batch_size must be at least 1; it is 0"),
         ({"data": {"crop": (100, 128, 128)}}, r"data.crop must be divisible by 16, because 5 levels"),
-        ({"data": {"crop": (128, 128)}}, "crop: expected three sizes"),
-        ({"data": {"modalities": ("flair",)}}, "modalities: expected some of t1n, t1c, t2w, t2f, found flair"),
+        ({"data": {"crop": (128, 128)}}, r"data.crop must be 3 values, each of type int; it is \(128, 128\)"),
+        ({"data": {"crop": "128,128,128"}}, "data.crop must be 3 values, each of type int; it is '128,128,128'"),
+        ({"data": {"crop": (0, 128, 128)}}, "data.crop needs three sizes of 1 or more"),
+        ({"data": {"modalities": ("flair",)}}, "modalities must be values, each one of t1n, t1c, t2w, t2f; it is"),
+        ({"data": {"modalities": ()}}, "data.modalities needs at least one modality and none twice"),
+        ({"data": {"modalities": ("t1c", "t1c")}}, "data.modalities needs at least one modality and none twice"),
+        ({"data": {"normalization": "none"}}, "data.normalization must be one of minmax, zscore; it is 'none'"),
+        ({"data": {"min_tumour": float("nan")}}, "data.min_tumour lies between 0 and 1; it is nan"),
         ({"model": {"dropout": (0.1, 0.2)}}, "model.dropout needs one rate, or one for each of the 5 levels"),
-        ({"model": {"norm": "layer"}}, "model.norm is one of none, instance, group, batch; it is 'layer'"),
-        ({"loss": {"class_weights": (1.0, 1.0)}}, "loss.class_weights needs 4 weights"),
+        ({"model": {"dropout": (1.0,)}}, "model.dropout needs rates from 0 to below 1"),
+        ({"model": {"norm": "layer"}}, "model.norm must be one of none, instance, group, batch; it is 'layer'"),
+        ({"model": {"activation": ["relu"]}}, "model.activation must be one of relu, leaky_relu, gelu, silu"),
+        ({"loss": {"class_weights": (1.0, 1.0)}}, "loss.class_weights must be 4 values, each of type float"),
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),
-        ({"conv": "fast"}, "conv is one of auto, direct"),
+        ({"mesh": {"space": 0}}, "mesh.space must be at least 1"),
+        ({"conv": "fast"}, "config.conv must be one of auto, direct, slices, winograd, native; it is 'fast'"),
+        ({"schedule": "linear"}, "config.schedule must be one of constant, cosine; it is 'linear'"),
         ({"accumulate": 0}, "accumulate must be at least 1; it is 0"),
         ({"batch_size": 6, "accumulate": 4}, "batch_size must be divisible by config.accumulate, which is 4; it is 6"),
-        ({"dtype": "float16"}, "dtype is float32 or bfloat16"),
+        ({"dtype": "float16"}, "config.dtype must be one of float32, bfloat16; it is 'float16'"),
         ({"batch_size": 3, "mesh": {"data": 2}}, "batch_size must be a multiple of the 2 devices of mesh.data"),
         (
             {"data": {"crop": (48, 32, 32)}, "mesh": {"space": 5}},
@@ -78,18 +125,49 @@ def test_names_on_the_command_line_arrive_as_one_string():
         ),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"data": {"split_seed": -1}}, "data.split_seed must be 0 or more"),
+        ({"data": {"split_seed": 1.5}}, "data.split_seed must be of type int or none; it is 1.5"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0 and finite"),
         ({"learning_rate": float("inf")}, "learning_rate must be above 0 and finite"),
+        ({"gpu_memory_fraction": 1.5}, "gpu_memory_fraction is above 0, up to 1"),
         ({"skip_nonfinite": 1}, "config.skip_nonfinite must be of type bool"),
         ({"num_epochs": 0}, "num_epochs must be at least 1"),
-        ({"loss": {"dice_weight": 0, "focal_weight": 0}}, "loss needs one weight above 0"),
-        ({"loss": {"class_weights": (0, 0, 0, 0)}}, "loss.class_weights needs 4 weights, 0 or more and not all 0"),
+        ({"loss": {"terms": {"dice": 0, "focal": 0}}}, "loss.terms needs finite weights of 0 or more, one of them"),
+        ({"loss": {"terms": {}}}, "loss.terms needs finite weights of 0 or more, one of them above 0"),
+        ({"loss": {"terms": {"dice": -1.0}}}, "loss.terms needs finite weights"),
+        ({"loss": {"terms": {"dice": float("inf")}}}, "loss.terms needs finite weights"),
+        (
+            {"loss": {"terms": {"focall": 1.0}}},
+            r"loss.terms.focall is not a setting. Did you mean config.loss.terms.foc",
+        ),
+        ({"loss": {"terms": {"focal": "1"}}}, "loss.terms.focal must be of type float; it is '1'"),
+        ({"loss": {"terms": "dice"}}, "loss.terms is a group of settings; it cannot be 'dice'"),
+        ({"loss": {"class_weights": (0, 0, 0, 0)}}, "loss.class_weights needs finite weights of 0 or more, one"),
+        ({"loss": {"gamma": -1.0}}, "loss.gamma must be 0 or more"),
+        ({"loss": {"alpha": float("inf")}}, "loss.alpha must be 0 or more"),
         ({"data": {"synthetic_shape": (8, 64, 64)}}, "synthetic_shape needs three sizes of 16 or more"),
+        ({"data": {"synthetic_cases": -1}}, "synthetic_cases must be 0 or more"),
+        ({"data": {"workers": -1}}, "workers must be 0 or more"),
         ({"data": {"val_fraction": 1.0}}, "val_fraction lies between 0 and 1"),
+        ({"data": {"val_fraction": "none"}}, "data.val_fraction must be of type float or none; it is 'none'"),
+        ({"data": {"fold": 5}}, "data.fold of 5 is from 0 to 4; it is 5"),
+        ({"data": {"fold": -1}}, "data.fold of 5 is from 0 to 4; it is -1"),
+        ({"data": {"folds": 1}}, "data.folds must be at least 2; it is 1"),
+        ({"data": {"fold": 0, "val_fraction": 0.2}}, "data.val_fraction is none where data.fold is given, which is 0"),
         ({"model": {"features": ()}}, "model.features needs positive numbers"),
-        ({"colour": "red"}, "config.colour is not a setting"),
+        ({"checkpoint": {"every_steps": -1}}, "checkpoint.every_steps must be 0 or more"),
+        ({"colour": "red"}, "config.colour is not a setting. config has: seed, batch_size"),
+        ({1: 2}, "config.1 is not a setting"),
     ],
 )
 def test_mistakes_are_named(config, message):
-    with pytest.raises(InputError, match=message):
-        from_config(config)
+    with pytest.raises(InputError, match=message) as caught:
+        from_config(config, "run/config.json")
+    assert str(caught.value).startswith("run/config.json: config.")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_settings_made_in_python_are_checked():
+    with pytest.raises(InputError, match="model.dropout needs one rate"):
+        Model(features=(4, 6))
+    with pytest.raises(InputError, match="data.crop must be divisible by 16"):
+        dataclasses.replace(Settings(), data=Data(crop=(8, 8, 8)))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxbrats.config.settings import Data, Model, Settings, check
+from jaxbrats.config.settings import Data, Model, Settings
 from jaxbrats.system.errors import InputError
 from jaxbrats.train.mesh import ProcessSlice, batch_shapes, make_mesh, process_slice, put_batch, replicate, replicated
 from jaxbrats.train.state import init_state, make_model, make_optimizer
@@ -107,6 +107,6 @@ def test_the_shares_of_several_processes(monkeypatch, processes, data, space, sh
 
 def test_a_volume_that_the_devices_do_not_divide_is_refused():
     settings = dataclasses.replace(SETTINGS, data=Data(crop=(20, 16, 16)))
-    check(dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=4)))
+    dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=4))
     with pytest.raises(InputError, match=r"data\.crop must be divisible along its first axis by the 8 devices"):
-        check(dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=8)))
+        dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=8))

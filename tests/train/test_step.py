@@ -111,8 +111,8 @@ def test_validation_scores_each_case_by_itself(parts):
 def test_loss_weights():
     logits, labels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2, 4))), jnp.ones((1, 2, 2, 2), int)
     dice, focal = dice_loss(logits, labels), categorical_focal_loss(logits, labels)
-    assert np.isclose(make_loss(Loss(dice_weight=2.0, focal_weight=0.0))(logits, labels), 2 * dice)
-    assert np.isclose(make_loss(Loss(dice_weight=0.5, focal_weight=3.0))(logits, labels), 0.5 * dice + 3 * focal)
+    assert np.isclose(make_loss(Loss({"dice": 2.0, "focal": 0.0}))(logits, labels), 2 * dice)
+    assert np.isclose(make_loss(Loss({"dice": 0.5, "focal": 3.0}))(logits, labels), 0.5 * dice + 3 * focal)
 
 
 def test_schedules():

@@ -1,0 +1,70 @@
+"""Settings of the data: where it lies, how it is preprocessed, which patients validate."""
+
+import dataclasses
+from typing import Literal
+
+from jaxbrats.config.checks import need
+
+Modality = Literal["t1n", "t1c", "t2w", "t2f"]
+Normalization = Literal["minmax", "zscore"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the data lies and what becomes of it before the network sees it.
+
+    Attributes:
+        dir: Folder of preprocessed arrays, made from raw_dir where there are none; WORKDIR/data when empty.
+        raw_dir: Folder of the NIfTI cohort; empty when dir holds all there is.
+        synthetic_cases: Phantoms to write into raw_dir first, instead of real data; 0 for none.
+        synthetic_shape: Size (X, Y, Z) of the phantoms in voxels.
+        modalities: Input channels, in order.
+        crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume.
+        normalization: minmax maps each whole volume to [0, 1]; zscore gives brain voxels (not zero) mean 0 and standard
+            deviation 1.
+        min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
+        split: File that names the cases of each side, {"train": [...], "val": [...]}, or the config.json of a run whose
+            split to take; empty for the arrays' own or a new one.
+        val_fraction: Share of the patients drawn for validation; none takes the arrays' split.json where there is one,
+            else draws 0.25.
+        split_seed: Random seed of the split, apart from seed so that runs with other seeds share their validation
+            cases; none takes the arrays' split.json where there is one, else 0.
+        fold: Which of the folds validates, from 0; none for a single split.
+        folds: Into how many folds the patients are divided for cross-validation.
+        workers: Processes that preprocess (0 for one a CPU) and that read batches (0 reads in threads).
+    """
+
+    dir: str = ""
+    raw_dir: str = ""
+    synthetic_cases: int = 0
+    synthetic_shape: tuple[int, int, int] = (96, 96, 80)
+    modalities: tuple[Modality, ...] = ("t2f", "t1c", "t2w")
+    crop: tuple[int, int, int] = (128, 128, 128)
+    normalization: Normalization = "minmax"
+    min_tumour: float = 0.01
+    split: str = ""
+    val_fraction: float | None = None
+    split_seed: int | None = None
+    fold: int | None = None
+    folds: int = 5
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        need(self.synthetic_cases >= 0, "data.synthetic_cases must be 0 or more", self.synthetic_cases)
+        shape = self.synthetic_shape
+        need(min(shape) >= 16, "data.synthetic_shape needs three sizes of 16 or more", shape)
+        distinct = len(set(self.modalities)) == len(self.modalities) > 0
+        need(distinct, "data.modalities needs at least one modality and none twice", self.modalities)
+        need(min(self.crop) >= 1, "data.crop needs three sizes of 1 or more", self.crop)
+        need(0 <= self.min_tumour <= 1, "data.min_tumour lies between 0 and 1", self.min_tumour)
+        fraction = self.val_fraction
+        need(fraction is None or 0 < fraction < 1, "data.val_fraction lies between 0 and 1", fraction)
+        need(self.split_seed is None or self.split_seed >= 0, "data.split_seed must be 0 or more", self.split_seed)
+        need(self.folds >= 2, "data.folds must be at least 2", self.folds)
+        last = self.folds - 1
+        need(self.fold is None or 0 <= self.fold <= last, f"data.fold of {self.folds} is from 0 to {last}", self.fold)
+        both = self.fold is not None and fraction is not None
+        need(not both, f"data.val_fraction is none where data.fold is given, which is {self.fold}", fraction)
+        drawn = self.fold is not None or fraction is not None or self.split_seed is not None
+        need(not (self.split and drawn), "data.split goes with no val_fraction, split_seed or fold", self.split)
+        need(self.workers >= 0, "data.workers must be 0 or more", self.workers)

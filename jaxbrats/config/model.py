@@ -1,0 +1,33 @@
+"""Settings of the network."""
+
+import dataclasses
+from typing import Literal
+
+from jaxbrats.config.checks import need
+
+Norm = Literal["none", "instance", "group", "batch"]
+Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The network, `jaxbrats.model.unet.UNet3D`.
+
+    Attributes:
+        features: Channels of each level, from the full size to the bottom; their number is the depth.
+        norm: Normalisation after each convolution.
+        activation: Activation function after each normalisation.
+        dropout: Dropout rate of each level, or one for all.
+    """
+
+    features: tuple[int, ...] = (16, 32, 64, 128, 256)
+    norm: Norm = "none"
+    activation: Activation = "relu"
+    dropout: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2, 0.3)
+
+    def __post_init__(self) -> None:
+        need(min(self.features, default=0) >= 1, "model.features needs positive numbers", self.features)
+        need(all(0 <= rate < 1 for rate in self.dropout), "model.dropout needs rates from 0 to below 1", self.dropout)
+        depth = len(self.features)
+        rule = f"model.dropout needs one rate, or one for each of the {depth} levels of model.features"
+        need(len(self.dropout) in (1, depth), rule, self.dropout)
