@@ -15,6 +15,9 @@ from jaxbrats.config.settings import Settings, complete
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json
 
+# Settings that ask for other patients on each side than those of the run whose record is the config.
+_DRAWS = ("data.val_fraction", "data.split_seed", "data.fold")
+
 
 def load_config(name: str | pathlib.Path, changes: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     """Every setting as a file gives it, or at its default, with what arguments change.
@@ -32,7 +35,10 @@ def load_config(name: str | pathlib.Path, changes: Iterable[tuple[str, str]] = (
         raise InputError("is not there", file=path, hint="Give --config a file, such as configs/unet3d.py")
     values = complete(_of_run(path) if path.suffix == ".json" else _of_python(path), path)
     named = [(_full_name(key), text) for key, text in arguments]
-    for key, text in [*named, *changes]:
+    changes = [*named, *changes]
+    if path.suffix == ".json" and any(key in _DRAWS for key, _ in changes):
+        values["data"]["split"] = ""
+    for key, text in changes:
         *groups, last = key.split(".")
         value = typed.read(typed.type_of(Settings, key), text, f"config.{key}")
         functools.reduce(operator.getitem, groups, values)[last] = value

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.arrays import ArrayCase, identified
 from jaxbrats.data.dataset import Dataset, fingerprint, read_dataset
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.evaluation import statistics, tables
 from jaxbrats.evaluation.evaluate import CaseScores, ranked, region_dice, score_cases
 from jaxbrats.evaluation.volumes import ScoredCase
@@ -40,8 +41,9 @@ def evaluate_run(
     Args:
         workdir: The run.
         step: 'best', 'latest' or a step's number.
-        data_dir: None for the run's own validation cases, as its record names them. Of another folder of arrays, all
-            cases but those of patients, or with arrays, that the run was trained on.
+        data_dir: Folder of arrays; None for the run's own. Where it holds the run's validation cases, the same by
+            content, these are scored; of any other folder all cases but those of patients, or with arrays, that the
+            run was trained on.
 
     Returns:
         The summary, and what was wrong with each case that could not be scored.
@@ -53,7 +55,8 @@ def evaluate_run(
     record = read_record(workdir)  # before a lock is left in a folder that is no run
     with locked(record.workdir, "evaluate", "an evaluation"):
         dataset = dataset_to_score(record, data_dir)
-        return _evaluate(record, step, dataset, own=data_dir is None)
+        own = data_dir is None or _holds_own(record, dataset)
+        return _evaluate(record, step, dataset, own)
 
 
 def is_evaluated(record: RunRecord, step: int) -> bool:
@@ -83,7 +86,7 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
         InputError: no arrays there, or arrays preprocessed otherwise than the run's.
     """
     dataset = read_dataset(record.data_dir if data_dir is None else data_dir)
-    trained_with = record.settings.data.preprocessing.to_dict()
+    trained_with = Preprocessing.of(record.settings.data).to_dict()
     found = dataset.preprocessing.to_dict() if dataset.preprocessing else trained_with
     for name, value in trained_with.items():
         # Which cases were good enough to train on has no bearing on how they were made.
@@ -99,6 +102,15 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
 def validation_cases(record: RunRecord, dataset: Dataset) -> list[ArrayCase]:
     """The run's own validation cases; `check_data` tells whether each is still what it was."""
     return dataset.select(record.split.val)
+
+
+def _holds_own(record: RunRecord, dataset: Dataset) -> bool:
+    """Whether a folder holds the run's validation cases as they were."""
+    try:
+        check_data(record, identified(validation_cases(record, dataset)))
+    except InputError:
+        return False
+    return True
 
 
 def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]:

@@ -65,14 +65,14 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             settings.batch_size // settings.accumulate,
         )
         outcome = train(
-            settings, training, mesh, validate, workdir, on_start=lambda step: _tell(record, settings, step)
+            settings, training, mesh, validate, workdir, on_start=lambda step: _tell(record, settings, dataset, step)
         )
     except Interrupted as interruption:
         print(f"{interruption}; the same command goes on from there", file=sys.stderr)
         return interruption.exit_code
     if not distributed.is_first():
         return 0
-    problems = [*dataset.failures, *map(str, _write_results(record, settings, outcome))]
+    problems = [*dataset.failures, *map(str, _write_results(record, settings, dataset, outcome))]
     for problem in problems:
         print(f"not used: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -87,12 +87,12 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> Dataset:
     """
     data = settings.data
     data_dir = pathlib.Path(data.dir) if data.dir else workdir / "data"
-    if data.raw_dir and not _is_preprocessed(data_dir, pathlib.Path(data.raw_dir), data.preprocessing):
+    if data.raw_dir and not _is_preprocessed(data_dir, pathlib.Path(data.raw_dir), Preprocessing.of(data)):
         if data.synthetic_cases:
             from jaxbrats.synthetic.cohort import write_cohort  # with much of SciPy, which no other run needs
 
             write_cohort(data.raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)
-        preprocess_cohort(data.raw_dir, data_dir, data.preprocessing, workers=data.workers or None)
+        preprocess_cohort(data.raw_dir, data_dir, Preprocessing.of(data), workers=data.workers or None)
     return read_dataset(data_dir)
 
 
@@ -130,7 +130,7 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
     Raises:
         InputError: the arrays do not fit the network, or have other channels than the modalities named.
     """
-    configured = settings.data.preprocessing
+    configured = Preprocessing.of(settings.data)
     shape = array_shape(dataset.cases)
     made = dataset.preprocessing or dataclasses.replace(configured, crop=shape[:3])
     if len(made.modalities) != shape[-1]:
@@ -181,16 +181,16 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
     return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
 
 
-def _tell(record: RunRecord, settings: Settings, step: int) -> None:
+def _tell(record: RunRecord, settings: Settings, dataset: Dataset, step: int) -> None:
     """Notes that training goes on now, and says what may make its numbers differ from an uninterrupted run's."""
     if not distributed.is_first():
         return
     if step and (unlike := records.unlike_last_start(record)):
         print(f"not bit for bit as if uninterrupted: {'; '.join(unlike)}", file=sys.stderr)
-    records.add_start(record, settings, step)
+    records.add_start(record, settings, dataset, step)
 
 
-def _write_results(record: RunRecord, settings: Settings, outcome: Outcome) -> list[InputError]:
+def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outcome: Outcome) -> list[InputError]:
     """Evaluates, draws and reports, where that is not done; returns what was wrong with each case left out."""
     # Not imported before there is something to show: with SciPy and matplotlib it takes as long as all else together.
     from jaxbrats.evaluation.statistics import summary_table
@@ -203,7 +203,7 @@ def _write_results(record: RunRecord, settings: Settings, outcome: Outcome) -> l
         print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
         return []
     plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
-    summary, problems = evaluate_run(workdir)
+    summary, problems = evaluate_run(workdir, data_dir=dataset.folder)
     print(summary_table(summary))
     page, unshown = report_run(workdir)
     print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")

@@ -56,7 +56,7 @@ class RunRecord:
     Attributes:
         workdir: The run's folder.
         settings: The run's settings, with what the arrays were really made with.
-        data_dir: Folder of the arrays.
+        data_dir: Folder of the arrays, where they were at the last start.
         frame: Orientation and spacing of the arrays' voxels; None where they are not known.
         split: Names of the cases it is trained and validated on.
         cases: What each of these cases is.
@@ -94,7 +94,7 @@ def read_record(workdir: str | pathlib.Path) -> RunRecord:
         return RunRecord(
             workdir=workdir,
             settings=from_config(content["settings"], path),
-            data_dir=workdir / data["dir"],
+            data_dir=workdir / (_starts(workdir) or [content])[-1]["data"]["dir"],
             frame=None if frame is None else Frame.from_dict(frame),
             split=Split(tuple(map(str, data["train"])), tuple(map(str, data["val"]))),
             cases={name: CaseContent(name, **case) for name, case in data["cases"].items()},
@@ -201,20 +201,21 @@ def changes(record: RunRecord, settings: Settings) -> dict[str, tuple[Any, Any]]
     }
 
 
-def add_start(record: RunRecord, settings: Settings, step: int) -> None:
+def add_start(record: RunRecord, settings: Settings, dataset: Dataset, step: int) -> None:
     """Appends what goes on with the run, and after which step, to `starts.jsonl`."""
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
+        "data": {"dir": portable(dataset.folder, record.workdir)},
         "settings": {name: now for name, (_, now) in changes(record, settings).items()},
         **provenance(),
     }
-    write_text(record.workdir / _STARTS, "".join(f"{json.dumps(one)}\n" for one in [*_starts(record), start]))
+    write_text(record.workdir / _STARTS, "".join(f"{json.dumps(one)}\n" for one in [*_starts(record.workdir), start]))
 
 
 def unlike_last_start(record: RunRecord) -> list[str]:
     """In words, what differs between this start and the last in ways that change the last digits of its numbers."""
-    last, now = (_starts(record) or [record.content])[-1], provenance()
+    last, now = (_starts(record.workdir) or [record.content])[-1], provenance()
     unlike = []
     if last["code"].get("sha256") != now["code"]["sha256"]:
         unlike.append(f"jaxbrats {now['code']['version']} with other code than before ({_commits(last, now)})")
@@ -231,14 +232,14 @@ def unlike_last_start(record: RunRecord) -> list[str]:
     return unlike
 
 
-def _starts(record: RunRecord) -> list[dict[str, Any]]:
+def _starts(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of `starts.jsonl`, without what is none."""
-    path = record.workdir / _STARTS
+    path = workdir / _STARTS
     starts = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             start = json.loads(line)
-            if isinstance(start, dict) and all(isinstance(start.get(name), dict) for name in provenance()):
+            if isinstance(start, dict) and all(isinstance(start.get(name), dict) for name in (*provenance(), "data")):
                 starts.append(start)
     return starts
 
