@@ -59,7 +59,7 @@ def settings_of_flags() -> Settings:
         crop, features = tuple(map(int, _CROP.value)), tuple(map(int, _FEATURES.value))
     except ValueError as error:
         raise InputError("--crop and --features take whole numbers such as 96,96,96") from error
-    settings = Settings(
+    return Settings(
         seed=_SEED.value,
         batch_size=1,
         num_epochs=_STEPS.value,
@@ -69,7 +69,6 @@ def settings_of_flags() -> Settings:
         data=Data(modalities=DEFAULT_MODALITIES, crop=crop, normalization="zscore", min_tumour=0.0),
         model=Model(features=features, norm="instance", dropout=(0.0,)),
     )
-    return settings
 
 
 def overfit(

@@ -1,4 +1,5 @@
-"""The training program: `python -m jaxbrats.main --config=FILE[:KEY=VALUE,...] [--workdir=RUN] [--config.KEY=VALUE ...]`.
+"""The training program: `python -m jaxbrats.main --config=FILE[:KEY=VALUE,...] [--workdir=RUN]
+[--config.KEY=VALUE ...]`.
 
 From raw NIfTI files (or arrays already preprocessed) to a trained network with its scores and figures: it
 preprocesses where that is not done, splits, trains or goes on training, evaluates the best checkpoint on the

@@ -86,11 +86,11 @@ class Settings:
     conv: ConvMethod = "auto"
     gpu_memory_fraction: float = 0.9
     skip_nonfinite: bool = False
-    mesh: Mesh = Mesh()
-    data: Data = Data()
-    model: Model = Model()
-    loss: Loss = Loss()
-    checkpoint: Checkpoint = Checkpoint()
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
     def __post_init__(self) -> None:
         need(self.seed >= 0, "seed must be 0 or more", self.seed)
