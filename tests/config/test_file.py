@@ -118,7 +118,7 @@ def test_arguments_name_settings_by_their_ends(tmp_path):
 )
 def test_mistakes_in_arguments(tmp_path, arguments, message):
     path = write(tmp_path / "small.py", "s.seed = 1")
-    with pytest.raises(InputError, match=".*") as caught:
+    with pytest.raises(InputError) as caught:
         load_config(f"{path}:{arguments}")
     assert message in str(caught.value)
 

@@ -167,7 +167,7 @@ def test_mistakes_are_named(config, message):
 
 
 def test_settings_made_in_python_are_checked():
-    with pytest.raises(InputError, match="model.dropout needs one rate"):
+    with pytest.raises(InputError, match=r"model\.dropout needs one rate"):
         Model(features=(4, 6))
-    with pytest.raises(InputError, match="data.crop must be divisible by 16"):
+    with pytest.raises(InputError, match=r"data\.crop must be divisible by 16"):
         dataclasses.replace(Settings(), data=Data(crop=(8, 8, 8)))
