@@ -67,9 +67,13 @@ void correlate(ffi::ThreadPool& pool, const Volume& input, const Volume& gradien
   constexpr int64_t lanes = sizeof(V) / sizeof(float);
   int64_t terms = 3 * input.channels, columns = round_up(gradient.channels, lanes);
   int64_t stride = stride_of(terms * columns);
-  Plan plan(input, input.channels, columns, lanes, pool.num_threads());
-  // A slice sums its share of the pieces in order, so that the result does not depend on which thread took it.
-  int64_t slices = std::min<int64_t>(plan.pieces(), pool.num_threads());
+  // A slice sums its share of the pieces in order. Slices and pieces follow from the sizes alone, so that the result
+  // depends neither on the number of threads nor on which of them took what.
+  int64_t voxels = input.batch * input.X * input.Y * input.Z;
+  int64_t most = std::clamp<int64_t>(voxels / kVoxelsOfSlice, 2, kSlices);
+  Plan plan(input, input.channels, columns, lanes, most);
+  int64_t slices = std::min(plan.pieces(), most);
+  plan.split_columns(columns, lanes, (pool.num_threads() + slices - 1) / slices);
   std::unique_ptr<float[]> totals = allocate(slices * kPoints * stride);
   parallel(pool, slices * plan.ranges, [&](int64_t task) {
     int64_t slice = task / plan.ranges, first = task % plan.ranges * plan.range;
