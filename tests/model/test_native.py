@@ -130,3 +130,28 @@ def test_short_memory_is_an_error_that_says_so(cached, function):
     assert ran.returncode == 0, ran.stderr
     assert "JaxRuntimeError RESOURCE_EXHAUSTED: Out of memory allocating" in ran.stdout
     assert "bytes for a convolution" in ran.stdout
+
+
+THREADS = """
+import hashlib, jax, jax.numpy as jnp
+from jaxbrats.model import conv, native
+assert native.register()
+a, b, kernel = (jax.random.normal(jax.random.key(0), shape) for shape in {shapes})
+loss = lambda a, b, k: jnp.sin(conv.conv3d((a, b), k))
+y, back = jax.vjp(jax.jit(loss), a, b, kernel)
+print(conv.describe("auto")["threads"], *(hashlib.sha256(v.tobytes()).hexdigest() for v in (y, *back(y))))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+@pytest.mark.parametrize("channels", [(2, 4, 5), (16, 32, 33)])
+def test_one_thread_and_two_give_the_same_bits(cached, channels):
+    first, second, out = channels
+    volume = (1, 33, 26, 30)
+    program = THREADS.format(shapes=[(*volume, first), (*volume, second), (3, 3, 3, first + second, out)])
+    cpus = sorted(os.sched_getaffinity(0))
+    pinned = [f"import os; os.sched_setaffinity(0, {cpus[:count]})\n{program}" for count in (1, 2)]
+    results = [run(text, cached).stdout.split() for text in pinned]
+    assert [result[0] for result in results] == ["1", "2"]
+    assert len(results[0]) == 5
+    assert results[0][1:] == results[1][1:]
