@@ -36,6 +36,7 @@ import numpy as np
 from absl import flags
 
 from jaxbrats import commands
+from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.data.preprocessing import CropBox, Preprocessing
 from jaxbrats.data.raw.cases import Case, find_cases
 from jaxbrats.data.raw.geometry import bounding_box
@@ -80,6 +81,7 @@ def random_network(window: tuple[int, int, int] = (128, 128, 128), **changes: An
 
 def segment_with_jaxbrats(job: Job, out: pathlib.Path) -> float:
     """Segments the case into `out`; returns the seconds that the windows took."""
+    use_compiled_convolution()
     spent = []
     predict = functools.partial(
         predict_probabilities, make_apply([job.network]), window=job.network.preprocessing.crop, overlap=OVERLAP

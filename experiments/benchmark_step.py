@@ -33,6 +33,7 @@ import numpy as np
 from absl import flags
 
 from jaxbrats import commands
+from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.config.settings import Model, Settings
 from jaxbrats.data.labels import DEFAULT_MODALITIES, NUM_CLASSES
 from jaxbrats.system import files
@@ -85,6 +86,7 @@ def settings_of(side: Side) -> Settings:
 
 def jax_calls(side: Side) -> dict[str, Callable[[], float]]:
     """Our step and forward pass, as calls that return the loss or a logit when done."""
+    use_compiled_convolution()
     settings = settings_of(side)
     model, optimizer = make_model(settings), make_optimizer(LEARNING_RATE, "constant", 1)
     mesh = make_mesh(1, 1, side.batch)

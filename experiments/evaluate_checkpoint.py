@@ -16,6 +16,7 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxbrats import commands
+from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation.statistics import summarise
 from jaxbrats.evaluation.tables import Row
@@ -33,6 +34,7 @@ _OUT = flags.DEFINE_string("out", None, "Where to write OUT.csv and OUT.md.", fl
 
 def main() -> int:
     """Scores and prints; 1 if a case could not be read."""
+    prepare_jax()
     data_dir = pathlib.Path(_DATA.value)
     cases = validation_cases(data_dir)
     table: dict[str, list[Row]] = {}

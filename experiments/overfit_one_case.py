@@ -23,12 +23,12 @@ import numpy as np
 from absl import flags
 
 from jaxbrats import commands
+from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.config import Data, Mesh, Model, Settings
 from jaxbrats.data.labels import DEFAULT_MODALITIES, REGIONS
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
 from jaxbrats.model import counts
 from jaxbrats.system import files
-from jaxbrats.system.compilation import keep_compiled_programs
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.gc_paused import gc_paused
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
@@ -171,7 +171,7 @@ def plot(curve: list[dict[str, float]], path: pathlib.Path) -> None:
 
 def main() -> int:
     """Trains, prints the curve, and writes it where asked to."""
-    keep_compiled_programs()
+    prepare_jax()
     settings = settings_of_flags()
     modalities = settings.data.modalities
     with tempfile.TemporaryDirectory() as temporary:

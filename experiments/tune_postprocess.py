@@ -23,6 +23,7 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxbrats import commands
+from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.data.arrays import read_image, read_labels
 from jaxbrats.data.labels import REGIONS, region_mask
 from jaxbrats.data.raw.geometry import bounding_box
@@ -32,7 +33,6 @@ from jaxbrats.inference.network import load_network, make_predict
 from jaxbrats.inference.postprocess import Postprocessing, postprocess, write_postprocessing
 from jaxbrats.runs.evaluate import affine_of, case_records, validation_cases
 from jaxbrats.runs.record import read_record
-from jaxbrats.system.compilation import keep_compiled_programs
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.processes import available_cpus, map_in_processes
 
@@ -125,7 +125,7 @@ def as_markdown(settings: Postprocessing, before: Sequence[float], after: Sequen
 
 def main() -> int:
     """Tunes, prints and writes; 1 if a case could not be read."""
-    keep_compiled_programs()
+    prepare_jax()
     workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
     problems: list[InputError] = []
     tasks = itertools.chain.from_iterable(predictions(workdir, _STEP.value, problems) for workdir in workdirs)

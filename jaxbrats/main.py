@@ -115,9 +115,10 @@ def _take_changes(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list
 
 def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) -> int:
     with gc_paused():
+        from jaxbrats.commands.startup import prepare_jax
         from jaxbrats.config.settings import from_config
         from jaxbrats.runs import job
-        from jaxbrats.system import compilation, distributed
+        from jaxbrats.system import distributed
 
     settings = from_config(config)
     if not settings.data.dir and not settings.data.raw_dir:
@@ -126,8 +127,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) 
     # JAX reads this when it first looks for devices.
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
     cluster = distributed.find_cluster(values.coordinator, values.processes, values.process)
-    compilation.keep_compiled_programs()
     with distributed.joined(cluster):
+        prepare_jax()
         return job.run(settings, workdir)
 
 

@@ -11,9 +11,9 @@ import sys
 
 from absl import flags
 
+from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.evaluation.statistics import summary_table
 from jaxbrats.runs.evaluate import evaluate_run
-from jaxbrats.system.compilation import keep_compiled_programs
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True, flag_values=FLAGS)
@@ -29,7 +29,7 @@ _DATA = flags.DEFINE_string(
 
 def main() -> int:
     """Evaluates and prints the summary; 1 if a case could not be scored."""
-    keep_compiled_programs()
+    prepare_jax()
     summary, problems = evaluate_run(_WORKDIR.value, _STEP.value, _DATA.value)
     print(summary_table(summary))
     for problem in problems:

@@ -17,13 +17,13 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
+from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.network import load_ensemble, make_apply
 from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.inference.predict import MODES, predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities
 from jaxbrats.report.overlays import plot_overlay
-from jaxbrats.system.compilation import keep_compiled_programs
 from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -70,7 +70,7 @@ _CONVENTION = flags.DEFINE_enum(
 
 def main() -> int:
     """Predicts and prints how many cases were segmented; 1 if one could not be."""
-    keep_compiled_programs()
+    prepare_jax()
     networks = load_ensemble(_WORKDIR.value, _STEP.value)
     settings = networks[0].preprocessing
     workdirs = [network.workdir for network in networks]

@@ -1,27 +1,54 @@
 """The one 3-D convolution of the network: stride 1, zero padding to the same size, an algorithm for each processor.
 
-On an accelerator cuDNN's direct convolution is taken, on a CPU compiled code of our own (`native.py`) where there is a
-C++ compiler. Without one it is XLA alone, whose CPU backend runs 3-D convolutions far below the speed of its 2-D ones:
-a 3×3×3 convolution becomes 2-D convolutions over (Y, Z) with X folded into the batch. Winograd's minimal filtering
-F(4, 3) along X (Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308,
-section 4.1) then needs 6 of them for every 4 output slices instead of 12. The kernel is the same array whichever
-algorithm runs, so a checkpoint moves between machines; `lax.platform_dependent` chooses when the program is lowered.
+On an accelerator 'auto' takes cuDNN's direct convolution. On a CPU it takes compiled code where some was registered
+(`register`; `jaxbrats.model.native.register()` compiles and registers ours, which the programs do when they start), and
+otherwise XLA alone, whose CPU backend runs 3-D convolutions far below the speed of its 2-D ones: a 3×3×3 convolution
+becomes 2-D convolutions over (Y, Z) with X folded into the batch. Winograd's minimal filtering F(4, 3) along X (Lavin
+and Gray 2015, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308, section 4.1) then needs 6 of them
+for every 4 output slices instead of 12. The kernel is the same array whichever algorithm runs, so a checkpoint moves
+between machines; `lax.platform_dependent` chooses when the program is lowered.
 
 A convolution of several inputs concatenated along their channels is written `conv3d((a, b), kernel)`. The concatenated
 tensor is then never made on a CPU: each input meets its share of the kernel and the results are added in the
 transformed domain.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbrats.model import native
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.processes import available_cpus
 
 METHODS = ("auto", "direct", "slices", "winograd", "native")
+
+
+class Algorithm(NamedTuple):
+    """A convolution for CPUs that is not written in XLA's terms.
+
+    Attributes:
+        convolve: `(inputs, kernel) -> output`, arrays as those of `conv3d`, its inputs always a tuple.
+        fits: Whether it takes such inputs and kernel and is worth it; 'winograd' is taken for others.
+        by_default: Whether 'auto' takes it in this process.
+    """
+
+    convolve: Callable[[tuple[jax.Array, ...], jax.Array], jax.Array]
+    fits: Callable[[tuple[jax.Array, ...], jax.Array], bool]
+    by_default: Callable[[], bool]
+
+
+_registered: dict[str, Algorithm] = {}
+
+
+def register(name: str, algorithm: Algorithm) -> None:
+    """Makes an algorithm available as one of `METHODS`. What was traced before goes on with what it took then."""
+    _registered[name] = algorithm
+
 
 # Up to so many channels the kernel's gradient is taken as matrix products; above, XLA's own convolution is as fast.
 _THIN = 16
@@ -67,31 +94,70 @@ def conv3d(x: jax.Array | Sequence[jax.Array], kernel: jax.Array, method: str = 
     Args:
         x: `(B, X, Y, Z, C_in)`, or several such arrays that stand for their concatenation along the channels.
         kernel: `(K, K, K, C_in, C_out)` with K odd; `C_in` is the sum over the inputs.
-        method: 'auto' takes 'native' or 'winograd' on a CPU and 'direct' elsewhere. 'direct' is XLA's own 3-D
-            convolution, 'slices' the sum over the kernel's first axis of 2-D convolutions, 'winograd' F(4, 3) along the
-            first axis (3×3×3 kernels; others, and volumes too thin for a tile to pay, take 'slices'), 'native' compiled
-            code (3×3×3 kernels in float32; others, and small volumes, take 'winograd'). All give the same values up to
-            rounding.
+        method: 'auto' takes 'native' where it is registered, or 'winograd', on a CPU and 'direct' elsewhere. 'direct'
+            is XLA's own 3-D convolution, 'slices' the sum over the kernel's first axis of 2-D convolutions, 'winograd'
+            F(4, 3) along the first axis (3×3×3 kernels; others, and volumes too thin for a tile to pay, take 'slices'),
+            'native' compiled code after `jaxbrats.model.native.register()` (3×3×3 kernels in float32; others, and small
+            volumes, take 'winograd'). All give the same values up to rounding.
 
     Returns:
         `(B, X, Y, Z, C_out)` in the inputs' dtype.
 
     Raises:
-        ValueError: unknown method, or a kernel that does not fit the inputs.
+        ValueError: unknown method, inputs of different sizes or dtypes, or a kernel that does not fit them.
+        InputError: 'native' where it is not registered.
     """
     inputs = (x,) if hasattr(x, "shape") else tuple(x)
-    channels = sum(part.shape[-1] for part in inputs)
-    if kernel.ndim != 5 or kernel.shape[3] != channels or any(size % 2 == 0 for size in kernel.shape[:3]):
-        raise ValueError(f"a kernel (odd, odd, odd, {channels}, C_out) was expected, its shape is {kernel.shape}")
-    if method not in METHODS:
-        raise ValueError(f"method is one of {', '.join(METHODS)}; it is {method!r}")
+    _check(inputs, kernel, method)
     kernel = kernel.astype(inputs[0].dtype)
     if kernel.shape[:3] == (1, 1, 1):
         return _pointwise(inputs, kernel)
     if method == "auto":
-        on_cpu = _native if native.available() else _winograd
-        return lax.platform_dependent(inputs, kernel, cpu=on_cpu, default=_direct)
-    return {"direct": _direct, "slices": _slices, "winograd": _winograd, "native": _native}[method](inputs, kernel)
+        return lax.platform_dependent(inputs, kernel, cpu=_algorithm(_cpu_default()), default=_direct)
+    return _algorithm(method)(inputs, kernel)
+
+
+def describe(method: str) -> dict[str, str | int | None]:
+    """What `conv3d` does here with a method, on which the last digits of its results depend.
+
+    Returns:
+        'conv', the algorithm that `method` stands for, and 'threads', those of XLA's pool on a CPU, None elsewhere.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    resolved = (_cpu_default() if on_cpu else "direct") if method == "auto" else method
+    # XLA's own rule for the size of its pool.
+    threads = int(os.environ.get("NPROC") or available_cpus())
+    return {"conv": resolved, "threads": threads if on_cpu else None}
+
+
+def _check(inputs: Sequence[jax.Array], kernel: jax.Array, method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method is one of {', '.join(METHODS)}; it is {method!r}")
+    if not inputs or any(part.ndim != 5 for part in inputs):
+        raise ValueError(f"inputs (B, X, Y, Z, C) were expected, their shapes are {[part.shape for part in inputs]}")
+    if any(part.shape[:4] != inputs[0].shape[:4] or part.dtype != inputs[0].dtype for part in inputs):
+        found = ", ".join(f"{part.dtype}{list(part.shape)}" for part in inputs)
+        raise ValueError(f"inputs of one size (B, X, Y, Z) and one dtype were expected, they are {found}")
+    channels = sum(part.shape[-1] for part in inputs)
+    if kernel.ndim != 5 or kernel.shape[3] != channels or any(size % 2 == 0 for size in kernel.shape[:3]):
+        raise ValueError(f"a kernel (odd, odd, odd, {channels}, C_out) was expected, its shape is {kernel.shape}")
+
+
+def _cpu_default() -> str:
+    return next((name for name, algorithm in _registered.items() if algorithm.by_default()), "winograd")
+
+
+def _algorithm(name: str) -> Callable[[tuple[jax.Array, ...], jax.Array], jax.Array]:
+    if name in _XLA:
+        return _XLA[name]
+    if name not in _registered:
+        raise InputError(
+            f"conv='{name}' is not available in this process",
+            hint="It needs a C++ compiler (CXX, c++, g++ or clang++), and as a library a call of "
+            f"jaxbrats.model.{name}.register(); conv='auto' runs without",
+        )
+    convolve, fits, _ = _registered[name]
+    return lambda inputs, kernel: (convolve if fits(inputs, kernel) else _winograd)(inputs, kernel)
 
 
 def _split(kernel: jax.Array, inputs: Sequence[jax.Array]) -> list[jax.Array]:
@@ -107,10 +173,6 @@ def _pointwise(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 def _direct(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     x = inputs[0] if len(inputs) == 1 else jnp.concatenate(inputs, axis=-1)
     return lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NXYZC", "XYZIO", "NXYZC"))
-
-
-def _native(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
-    return (native.convolve if native.fits(inputs, kernel) else _winograd)(inputs, kernel)
 
 
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -221,3 +283,6 @@ def _every_fourth(padded: jax.Array, offset: int, tiles: int) -> jax.Array:
     """Slices offset, offset + 4, ... along X, folded into the batch: `(B * tiles, Y, Z, C)`."""
     taken = lax.slice_in_dim(padded, offset, offset + (tiles - 1) * _TILE + 1, stride=_TILE, axis=1)
     return taken.reshape(-1, *taken.shape[2:])
+
+
+_XLA = {"direct": _direct, "slices": _slices, "winograd": _winograd}

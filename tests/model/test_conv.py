@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +5,7 @@ import pytest
 from scipy.ndimage import correlate
 
 from jaxbrats.model import conv, native
+from jaxbrats.model.native.convolution import fits
 
 conv3d = jax.jit(conv.conv3d, static_argnums=2)
 
@@ -37,10 +33,8 @@ LARGE_SHAPES = [
 @pytest.fixture(scope="module")
 def compiled():
     """The native convolution, where there is a C++ compiler."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if native._library() is None:
-            pytest.skip("no C++ compiler")
+    if not native.register():
+        pytest.skip("no C++ compiler")
 
 
 def volumes(shape, c_in, c_out, size=3, dtype=jnp.float32):
@@ -118,7 +112,7 @@ def test_other_kernel_sizes(size):
 def test_native_values_and_gradients_equal_direct(compiled, shape, channels, c_out):
     x, kernel = volumes(shape, sum(channels), c_out)
     parts = tuple(jnp.split(x, np.cumsum(channels)[:-1], axis=-1))
-    assert native.fits(parts, kernel)
+    assert fits(parts, kernel)
     weights = np.random.default_rng(1).normal(size=(*shape, c_out)).astype(np.float32)
 
     def results(method):
@@ -143,30 +137,67 @@ def test_native_is_the_same_every_time(compiled):
 
 def test_native_leaves_small_volumes_and_other_types_to_xla(compiled):
     x, kernel = volumes((1, 16, 16, 16), 2, 2)
-    assert native.fits((x,), kernel)
-    assert not native.fits((x[:, :15],), kernel)
-    assert not native.fits((x.astype(jnp.bfloat16),), kernel)
-    assert not native.fits((x,), jnp.zeros((5, 5, 5, 2, 2)))
+    assert fits((x,), kernel)
+    assert not fits((x[:, :15],), kernel)
+    assert not fits((x.astype(jnp.bfloat16),), kernel)
+    assert not fits((x,), jnp.zeros((5, 5, 5, 2, 2)))
     small = x[:, :8]
     np.testing.assert_array_equal(conv3d(small, kernel, "native"), conv3d(small, kernel, "winograd"))
 
 
-def test_without_a_compiler_a_cpu_convolves_all_the_same(tmp_path):
-    program = """
-import warnings, jax, numpy as np
-from jaxbrats.model.conv import conv3d
-x, kernel = np.ones((1, 16, 16, 16, 1), np.float32), np.ones((3, 3, 3, 1, 1), np.float32)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    y = conv3d(x, kernel)
-assert float(abs(y[0, 1:-1, 1:-1, 1:-1] - 27).max()) < 1e-3
-print([str(w.message) for w in caught])
-"""
-    environment = {**os.environ, "PATH": str(tmp_path), "XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path)}
-    environment.pop("CXX", None)
-    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.count("convolutions will be slower") == 1
-    assert "there is no C++ compiler" in ran.stdout
+@pytest.mark.parametrize("method", conv.METHODS)
+@pytest.mark.parametrize("other", [(1, 15, 16, 16), (2, 16, 16, 16), (1, 16, 16)])
+def test_inputs_of_different_sizes_are_refused_by_every_method(compiled, method, other):
+    x, kernel = jnp.ones((1, 16, 16, 16, 2)), jnp.ones((3, 3, 3, 4, 2))
+    with pytest.raises(ValueError, match="were expected"):
+        conv.conv3d((x, jnp.ones((*other, 2))), kernel, method)
+
+
+@pytest.mark.parametrize("method", conv.METHODS)
+def test_inputs_of_different_dtypes_are_refused_by_every_method(compiled, method):
+    x = jnp.ones((1, 16, 16, 16, 2))
+    with pytest.raises(ValueError, match=r"float32\[1, 16, 16, 16, 2\], bfloat16"):
+        conv.conv3d((x, x.astype(jnp.bfloat16)), jnp.ones((3, 3, 3, 4, 2)), method)
+
+
+def test_derivatives_of_every_kind_equal_direct(compiled):
+    """Forward mode, second derivatives and vmap, of one input, several and the kernel."""
+    x, kernel = volumes((1, 16, 17, 18), 5, 3)
+    kernel = kernel / 10
+    a, b = x[..., :2], x[..., 2:]
+
+    def loss(method):
+        return lambda a, b, kernel: jnp.mean(jnp.sin(conv.conv3d((a, b), kernel, method)))
+
+    def derivatives(method):
+        function, every = loss(method), (0, 1, 2)
+        gradient = jax.grad(function, every)
+        return {
+            "forward": jax.jvp(function, (a, b, kernel), (a, b, kernel)),
+            "forward of one input": jax.jvp(lambda b: function(a, b, kernel), (b,), (b,)),
+            "second": jax.jvp(gradient, (a, b, kernel), (b[..., :2], x[..., :3], kernel)),
+            "second, reverse": jax.grad(lambda *v: sum(jnp.vdot(g, u) for g, u in zip(gradient(*v), v, strict=True)))(
+                a, b, kernel
+            ),
+            "vmap of volumes": jax.vmap(gradient, (0, None, None))(jnp.stack([a, 2 * a]), b, kernel),
+            "vmap of kernels": jax.vmap(gradient, (None, None, 4))(a, b, jnp.stack([kernel, -kernel], 4)),
+            "gradient of vmap": jax.grad(
+                lambda k: jax.vmap(function, (0, None, None))(jnp.stack([a, 2 * a]), b, k).sum()
+            )(kernel),
+            "checkpointed": jax.grad(jax.checkpoint(function), every)(a, b, kernel),
+        }
+
+    found, expected = (jax.jit(derivatives, static_argnums=0)(method) for method in ("native", "direct"))
+    for kind, tree in expected.items():
+        for value, reference in zip(jax.tree.leaves(found[kind]), jax.tree.leaves(tree), strict=True):
+            assert error(value, reference) < 1e-4, kind
+
+
+def test_describe_says_what_auto_takes(compiled):
+    # The suite has eight devices, for which 'auto' leaves the compiled code out.
+    assert conv.describe("auto")["conv"] == "winograd"
+    assert conv.describe("native")["conv"] == "native"
+    assert conv.describe("native")["threads"] >= 1
 
 
 def test_unfit_arguments_are_refused():

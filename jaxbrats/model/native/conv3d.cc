@@ -13,7 +13,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <new>
+#include <string>
 #include <vector>
 
 #include "parallel.h"
@@ -37,7 +40,7 @@ void convolve(ffi::ThreadPool& pool, const std::vector<Volume>& inputs, const fl
   for (const Volume& input : inputs) all_channels += input.channels;
   int64_t terms = 3 * all_channels, columns = round_up(channels, lanes);
   int64_t stride = stride_of(terms * columns);
-  std::unique_ptr<float[]> weights(new float[kPoints * stride]);
+  std::unique_ptr<float[]> weights = allocate(kPoints * stride);
   kernel_to_weights<V>(pool, kernel, flip_kernel, all_channels, channels, columns, stride, weights.get());
   Plan plan(inputs[0], all_channels, columns, lanes, pool.num_threads());
   parallel(pool, plan.pieces() * plan.ranges, [&](int64_t index) {
@@ -64,10 +67,14 @@ void correlate(ffi::ThreadPool& pool, const Volume& input, const Volume& gradien
   constexpr int64_t lanes = sizeof(V) / sizeof(float);
   int64_t terms = 3 * input.channels, columns = round_up(gradient.channels, lanes);
   int64_t stride = stride_of(terms * columns);
-  Plan plan(input, input.channels, columns, lanes, pool.num_threads());
-  // A slice sums its share of the pieces in order, so that the result does not depend on which thread took it.
-  int64_t slices = std::min<int64_t>(plan.pieces(), pool.num_threads());
-  std::unique_ptr<float[]> totals(new float[slices * kPoints * stride]);
+  // A slice sums its share of the pieces in order. Slices and pieces follow from the sizes alone, so that the result
+  // depends neither on the number of threads nor on which of them took what.
+  int64_t voxels = input.batch * input.X * input.Y * input.Z;
+  int64_t most = std::clamp<int64_t>(voxels / kVoxelsOfSlice, 2, kSlices);
+  Plan plan(input, input.channels, columns, lanes, most);
+  int64_t slices = std::min(plan.pieces(), most);
+  plan.split_columns(columns, lanes, (pool.num_threads() + slices - 1) / slices);
+  std::unique_ptr<float[]> totals = allocate(slices * kPoints * stride);
   parallel(pool, slices * plan.ranges, [&](int64_t task) {
     int64_t slice = task / plan.ranges, first = task % plan.ranges * plan.range;
     int64_t width = std::min(plan.range, columns - first);
@@ -100,25 +107,40 @@ Volume volume_of(const ffi::Buffer<ffi::F32>& buffer) {
   return {buffer.typed_data(), d[0], d[1], d[2], d[3], d[4]};
 }
 
+// Does the work; what it throws, which XLA's own code cannot take, becomes an error.
+template <class Work>
+ffi::Error guarded(Work work) {
+  try {
+    work();
+    return ffi::Error::Success();
+  } catch (const OutOfMemory& wanted) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "Out of memory allocating " + std::to_string(wanted.bytes) + " bytes for a convolution");
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Out of memory in a convolution");
+  } catch (const std::exception& error) {
+    return ffi::Error(ffi::ErrorCode::kInternal, error.what());
+  }
+}
+
 ffi::Error convolve_call(ffi::ThreadPool pool, bool flip_kernel, ffi::Buffer<ffi::F32> kernel,
                          ffi::RemainingArgs arguments, ffi::ResultBuffer<ffi::F32> output) {
-  std::vector<Volume> inputs;
-  for (size_t i = 0; i < arguments.size(); i++) {
-    auto input = arguments.get<ffi::Buffer<ffi::F32>>(i);
-    if (!input.has_value()) return input.error();
-    inputs.push_back(volume_of(*input));
-  }
-  int64_t channels = output->dimensions()[4];
-  auto call = channels > 8 ? convolve<Widest> : convolve<Vector8>;
-  call(pool, inputs, kernel.typed_data(), flip_kernel, channels, output->typed_data());
-  return ffi::Error::Success();
+  for (size_t i = 0; i < arguments.size(); i++)
+    if (auto input = arguments.get<ffi::Buffer<ffi::F32>>(i); !input.has_value()) return input.error();
+  return guarded([&] {
+    std::vector<Volume> inputs;
+    for (size_t i = 0; i < arguments.size(); i++)
+      inputs.push_back(volume_of(*arguments.get<ffi::Buffer<ffi::F32>>(i)));
+    int64_t channels = output->dimensions()[4];
+    auto call = channels > 8 ? convolve<Widest> : convolve<Vector8>;
+    call(pool, inputs, kernel.typed_data(), flip_kernel, channels, output->typed_data());
+  });
 }
 
 ffi::Error correlate_call(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> input, ffi::Buffer<ffi::F32> gradient,
                           ffi::ResultBuffer<ffi::F32> output) {
   auto call = output->dimensions()[4] > 8 ? correlate<Widest> : correlate<Vector8>;
-  call(pool, volume_of(input), volume_of(gradient), output->typed_data());
-  return ffi::Error::Success();
+  return guarded([&] { call(pool, volume_of(input), volume_of(gradient), output->typed_data()); });
 }
 
 }  // namespace

@@ -10,6 +10,10 @@ constexpr int kWindow = 6;             // input rows of a tile
 constexpr int kPoints = 36;            // transformed rows of a tile
 constexpr int64_t kCache = 768 << 10;  // bytes of transformed rows that a piece may take
 constexpr int64_t kRun = 64;           // longest part of a row
+// The kernel's gradient is summed in two to so many slices, each of about so many voxels: the sums are added up in
+// the end, which is worth it only where each stands for enough.
+constexpr int64_t kSlices = 16;
+constexpr int64_t kVoxelsOfSlice = 8192;
 
 // A volume (B, X, Y, Z, C) in memory.
 struct Volume {
@@ -38,11 +42,17 @@ struct Plan {
     tiles = v.batch * tiles_x * tiles_y;
     group = std::max<int64_t>(1, std::min(kCache / ((run + 2) * row_bytes), tiles * runs / (4 * threads)));
     groups = (tiles + group - 1) / group;
+    split_columns(columns, lanes, threads / pieces());
+  }
+
+  // Cuts the output channels into about `wanted` ranges of whole blocks.
+  void split_columns(int64_t columns, int64_t lanes, int64_t wanted) {
     int64_t width = columns % (2 * lanes) == 0 ? 2 * lanes : lanes;
-    ranges = std::clamp<int64_t>(threads / pieces(), 1, columns / width);
+    ranges = std::clamp<int64_t>(wanted, 1, columns / width);
     range = (columns / width + ranges - 1) / ranges * width;
     ranges = (columns + range - 1) / range;
   }
+
   int64_t pieces() const { return groups * runs; }
 };
 

@@ -1,0 +1,157 @@
+"""The compiled library and its cache, in processes of one device, as the programs have."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+
+CONVOLVE = """
+import logging, sys, jax, numpy as np
+logging.basicConfig(format="%(message)s")
+from jaxbrats.model import conv, native
+registered = native.register()
+x, kernel = np.ones((1, 16, 16, 16, 1), np.float32), np.ones((3, 3, 3, 1, 1), np.float32)
+y = jax.jit(conv.conv3d)(x, kernel)
+assert float(abs(y[0, 1:-1, 1:-1, 1:-1] - 27).max()) < 1e-3
+print(registered, conv.describe("auto")["conv"])
+"""
+
+
+def environment(home: pathlib.Path, **changes: str) -> dict[str, str]:
+    return os.environ | {"XDG_CACHE_HOME": str(home), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "CXX": ""} | changes
+
+
+def run(program: str, home: pathlib.Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=environment(home, **changes), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A cache folder with the library, made by two processes at once."""
+    home = tmp_path_factory.mktemp("cache")
+    command = [sys.executable, "-c", CONVOLVE]
+    processes = [subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in processes] == ["True native"] * 2
+    assert [path.suffix for path in (home / "jaxbrats/native").iterdir()] == [".so"]
+    return home
+
+
+def copied(cached: pathlib.Path, tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    home = tmp_path / "cache"
+    shutil.copytree(cached, home)
+    return home, next((home / "jaxbrats/native").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other library", "writable by others"])
+def test_a_cached_library_that_is_not_whole_or_not_ours_is_made_again(cached, tmp_path, damage):
+    home, library = copied(cached, tmp_path)
+    good = library.read_bytes()
+    if damage == "writable by others":
+        library.chmod(0o666)
+    else:
+        other = pathlib.Path(sys.modules["_ctypes"].__file__).read_bytes()
+        library.write_bytes({"cut": good[: len(good) // 2], "empty": b"", "other library": other}[damage])
+    before = library.stat().st_ino
+    ran = run(CONVOLVE, home)
+    assert (ran.stdout.strip(), ran.stderr) == ("True native", "")
+    assert library.read_bytes() == good
+    assert library.stat().st_ino != before
+    assert library.stat().st_mode & 0o077 == 0
+
+
+def test_a_whole_library_is_not_compiled_again(cached, tmp_path):
+    home, library = copied(cached, tmp_path)
+    before = library.stat().st_ino
+    assert run(CONVOLVE, home).stdout.strip() == "True native"
+    assert library.stat().st_ino == before
+
+
+def test_a_failing_compiler_is_followed_by_the_next(cached, tmp_path):
+    home, _ = copied(cached, tmp_path)
+    ran = run(CONVOLVE, home, CXX="/bin/false")
+    assert (ran.stdout.strip(), ran.stderr) == ("True native", "")
+
+
+def test_without_a_compiler_a_cpu_convolves_all_the_same(tmp_path):
+    ran = run(CONVOLVE, tmp_path, PATH=str(tmp_path))
+    assert ran.stdout.strip() == "False winograd"
+    assert ran.stderr.count("\n") == 1
+    assert "there is no C++ compiler" in ran.stderr
+    asked = run(
+        CONVOLVE.replace("conv.conv3d)(x, kernel)", "conv.conv3d, static_argnums=2)(x, kernel, 'native')"),
+        tmp_path,
+        PATH=str(tmp_path),
+    )
+    assert "conv='native' is not available in this process. It needs a C++ compiler" in asked.stderr
+
+
+def test_importing_starts_no_compiler(tmp_path):
+    program = """
+import jax, numpy as np
+from jaxbrats.model import conv, native, unet
+jax.jit(conv.conv3d)(np.ones((1, 16, 16, 16, 1), np.float32), np.ones((3, 3, 3, 1, 1), np.float32))
+print(conv.describe("auto")["conv"])
+"""
+    assert run(program, tmp_path).stdout.strip() == "winograd"
+    assert not list(tmp_path.iterdir())
+
+
+# Convolutions that need much memory besides what goes in and out, with none left for it.
+SHORT = """
+import resource, pathlib, jax, jax.numpy as jnp
+from jaxbrats.model import conv, native
+assert native.register()
+x = jnp.ones((1, 16, 16, 16, {channels}))
+function = jax.jit({function})
+kernel = jnp.ones((3, 3, 3, {channels}, {channels}))
+compiled = function.lower(x, kernel).compile()
+size = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (40 << 20),) * 2)
+try:
+    jax.block_until_ready(compiled(x, kernel))
+except Exception as error:
+    print(type(error).__module__, type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["conv.conv3d", "jax.grad(lambda x, k: conv.conv3d(x, k).sum(), 1)"],
+    ids=["convolution", "kernel's gradient"],
+)
+def test_short_memory_is_an_error_that_says_so(cached, function):
+    ran = run(SHORT.format(channels=384, function=function), cached)
+    assert ran.returncode == 0, ran.stderr
+    assert "JaxRuntimeError RESOURCE_EXHAUSTED: Out of memory allocating" in ran.stdout
+    assert "bytes for a convolution" in ran.stdout
+
+
+THREADS = """
+import hashlib, jax, jax.numpy as jnp
+from jaxbrats.model import conv, native
+assert native.register()
+a, b, kernel = (jax.random.normal(jax.random.key(0), shape) for shape in {shapes})
+loss = lambda a, b, k: jnp.sin(conv.conv3d((a, b), k))
+y, back = jax.vjp(jax.jit(loss), a, b, kernel)
+print(conv.describe("auto")["threads"], *(hashlib.sha256(v.tobytes()).hexdigest() for v in (y, *back(y))))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+@pytest.mark.parametrize("channels", [(2, 4, 5), (16, 32, 33)])
+def test_one_thread_and_two_give_the_same_bits(cached, channels):
+    first, second, out = channels
+    volume = (1, 33, 26, 30)
+    program = THREADS.format(shapes=[(*volume, first), (*volume, second), (3, 3, 3, first + second, out)])
+    cpus = sorted(os.sched_getaffinity(0))
+    pinned = [f"import os; os.sched_setaffinity(0, {cpus[:count]})\n{program}" for count in (1, 2)]
+    results = [run(text, cached).stdout.split() for text in pinned]
+    assert [result[0] for result in results] == ["1", "2"]
+    assert len(results[0]) == 5
+    assert results[0][1:] == results[1][1:]
