@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxbrats.system.errors import InputError, printable
-from jaxbrats.system.files import read_json
+from jaxbrats.system.files import RemovedError, read_json
 from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
 from jaxbrats.train.orbax_errors import disk_errors, quiet, readable
 from jaxbrats.train.state import TrainState
@@ -99,6 +99,8 @@ def save(
     training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     with disk_errors(manager.directory):
         manager.wait_until_finished()
+        if not manager.directory.exists():
+            raise RemovedError(manager.directory)
         _empty_deleted(pathlib.Path(manager.directory))
         if step in manager.all_steps():
             manager.delete(step)
@@ -249,7 +251,8 @@ def _set_aside_damaged(folder: pathlib.Path) -> None:
         aside.parent.mkdir(exist_ok=True)
         (folder / str(step)).rename(aside)
         left = ", ".join(str(step) for step in steps if step not in damages)
-        print(f"checkpoint {step} is damaged ({damage}) and was moved to {printable(str(aside))}; left: {left}", file=sys.stderr)
+        moved = f"checkpoint {step} is damaged ({damage}) and was moved to {aside}; left: {left}"
+        print(printable(moved), file=sys.stderr)
 
 
 @contextlib.contextmanager

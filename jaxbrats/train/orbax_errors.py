@@ -2,13 +2,14 @@
 
 import contextlib
 import logging
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import disk_error
+from jaxbrats.system.files import RemovedError, disk_error
 
 
 @contextlib.contextmanager
@@ -59,18 +60,20 @@ def readable(folder: Any) -> Iterator[None]:
         raise InputError(
             f"the checkpoint cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
             file=folder,
-            hint="Its files are as they were written: see that there is memory enough, and that Orbax is of the version "
+            hint="Its files are as they were written: see that there is memory enough, and that Orbax has the version "
             "that the run's config.json names",
         ) from error
 
 
 @contextlib.contextmanager
 def disk_errors(folder: Any) -> Iterator[None]:
-    """Turns what Orbax's threads and tensorstore raise for a full or read-only disk into an `OSError` that names it."""
+    """Turns what Orbax's threads and tensorstore raise for a full or read-only disk, or where somebody removed the
+    folder, into an `OSError` that names it.
+    """
     try:
         yield
     except Exception as error:
-        trouble = disk_error(error, folder)
+        trouble = disk_error(error, folder) or (None if pathlib.Path(folder).exists() else RemovedError(folder))
         if trouble is None or isinstance(error, InputError):
             raise
         raise trouble from error
