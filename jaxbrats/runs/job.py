@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 from jaxbrats.config.settings import Settings, check
-from jaxbrats.data.arrays import array_shape, find_arrays, fingerprint
+from jaxbrats.data.arrays import ArrayCase, array_shape, find_arrays, fingerprint
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.manifest import FAILED, KEPT, has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
@@ -38,9 +38,10 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
         return _run(settings, workdir)
 
 
-def _run(settings: Settings, workdir: pathlib.Path) -> int:
-    # Of several processes the first makes what the others then find.
-    distributed.wait_for_first("data")
+def _prepare(
+    settings: Settings, workdir: pathlib.Path
+) -> tuple[Settings, pathlib.Path, list[ArrayCase], list[ArrayCase], list[str]]:
+    """Data, split and record: settings as the arrays were made, their folder, both sides, what could not be used."""
     data_dir, failed = prepare_data(settings, workdir)
     cases = find_arrays(data_dir)
     settings = adopt_preprocessing(settings, data_dir, array_shape(cases))
@@ -63,7 +64,13 @@ def _run(settings: Settings, workdir: pathlib.Path) -> int:
     }
     if distributed.is_first():
         write_record(workdir, settings, data_dir, chosen)
-    distributed.let_others_follow("data")
+    return settings, data_dir, training, validation, failed
+
+
+def _run(settings: Settings, workdir: pathlib.Path) -> int:
+    # Of several processes the first makes what the others then find.
+    with distributed.first_process_first("data"):
+        settings, data_dir, training, validation, failed = _prepare(settings, workdir)
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {data_dir}")
     try:
         outcome = train(settings, training, validation, workdir)

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax._src.distributed
 import numpy as np
 import pytest
 
 from jaxbrats.config.settings import from_config
 from jaxbrats.data.arrays import find_arrays
 from jaxbrats.data.split import find_split
+from jaxbrats.system import distributed
 from jaxbrats.system.distributed import Cluster, find_cluster
 from jaxbrats.system.errors import InputError
 from jaxbrats.train.loop import train
@@ -38,7 +41,7 @@ import sys, time
 from jaxbrats.commands import finish
 from jaxbrats.system.errors import InputError
 from jaxbrats.system import distributed, heartbeat
-heartbeat.SILENCE_SECONDS, heartbeat.FAREWELL_SECONDS = 5.0, 2
+heartbeat.SILENCE_SECONDS, heartbeat.EXIT_SECONDS = 5.0, 2
 port, process, what = sys.argv[1:]
 def work():
     with distributed.joined(distributed.Cluster(2, int(process), f"127.0.0.1:{port}")):
@@ -105,6 +108,12 @@ def joined():
     yield run
     for process in processes:
         process.kill()
+
+
+def test_a_jax_that_keeps_its_client_elsewhere_is_said(monkeypatch):
+    monkeypatch.setattr(jax._src.distributed.global_state, "client", object())
+    with pytest.raises(InputError, match="runs of several processes do not work with JAX .*key_value_set.*Install JAX"):
+        distributed._client()
 
 
 def test_an_error_of_one_process_ends_the_others(joined):
