@@ -112,10 +112,13 @@ def joined():
 
 def test_a_jax_that_keeps_its_client_elsewhere_is_said(monkeypatch):
     monkeypatch.setattr(jax._src.distributed.global_state, "client", object())
-    with pytest.raises(InputError, match="runs of several processes do not work with JAX .*key_value_set.*Install JAX"):
+    with pytest.raises(
+        InputError, match=r"runs of several processes do not work with JAX .*key_value_set.*Install JAX"
+    ):
         distributed._client()
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_the_others(joined):
     waiting, failing = joined("wait", "fail")
     _, told = failing.communicate(timeout=60)
@@ -130,6 +133,7 @@ def test_an_error_of_one_process_ends_the_others(joined):
     assert "Traceback" not in told + heard
 
 
+@pytest.mark.slow
 def test_the_death_of_a_process_ends_the_others(joined):
     first, second = joined("compute", "compute")
     assert any("ready" in line for line in second.stderr)
@@ -142,6 +146,7 @@ def test_the_death_of_a_process_ends_the_others(joined):
     assert "Traceback" not in heard
 
 
+@pytest.mark.slow
 def test_the_death_of_process_0_ends_the_others(joined):
     first, second = joined("compute", "compute")
     assert any("ready" in line for line in second.stderr)
@@ -151,6 +156,7 @@ def test_the_death_of_process_0_ends_the_others(joined):
     assert "leader task was preempted/died/restarted unexpectedly" in heard  # JAX's own words: it is faster
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_data, tiny_config, tmp_path):
     """Eight devices of one process; two processes, killed; two again, which share each volume; one device: the losses
     are those of four devices of one process.
