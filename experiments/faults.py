@@ -4,8 +4,9 @@
 
 Each run preprocesses, trains with a checkpoint after every step, evaluates and writes its report. It is killed a few
 times, started again by the same command each time, and then left to end. Parameters, optimiser state, the loader's
-place, metrics and scores must be those of the run that was never killed, bit for bit. Every other kill waits for a
-checkpoint that is just being written; the others come at any time. Results go to experiments/results/faults.json and
+place, metrics and scores must be those of the run that was never killed, bit for bit. The first kill of a run comes
+while it preprocesses and the last while it evaluates; of the others every second waits for a checkpoint that is just
+being written, and the rest come at any time. Results go to experiments/results/faults.json and
 .md.
 """
 
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import benchmarking
@@ -46,8 +48,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     return ConfigDict(dict(
-        seed=1, batch_size=2, num_epochs=4, learning_rate=3e-3, schedule="cosine", conv="direct",
-        mesh=dict(data=1),
+        seed=1, batch_size=2, num_epochs=4, learning_rate=3e-3, schedule="cosine",
         data=dict(modalities=("t2f", "t1c"), crop=(16, 16, 16), min_tumour=0.0, workers=1),
         model=dict(features=(4, 6), norm="instance", dropout=(0.1,)),
         checkpoint=dict(every_steps=1),
@@ -84,9 +85,10 @@ class Program:
         write_text(self.folder / "config.py", _CONFIG)
 
     def start(self, workdir: pathlib.Path) -> subprocess.Popen:
-        """Starts it; what it prints goes to a file beside `workdir`."""
+        """Starts it, on one device; what it prints goes to a file beside `workdir`."""
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
@@ -119,14 +121,23 @@ def kill_at_some_time(process: subprocess.Popen, seconds: float) -> None:
         process.wait()
 
 
+def kill_after(process: subprocess.Popen, begun: Callable[[], bool], seconds: float) -> None:
+    """Kills some time after something has begun."""
+    while process.poll() is None and not begun():
+        time.sleep(0.001)
+    kill_at_some_time(process, seconds)
+
+
 def kill_while_saving(process: subprocess.Popen, workdir: pathlib.Path, saves: int, seconds: float) -> None:
     """Kills some time after the beginning of the n-th checkpoint that it is seen to write."""
     left_over = _being_written(workdir)  # by a start that was killed
     seen: set[str] = set()
-    while process.poll() is None and len(seen) < saves:
-        seen |= _being_written(workdir) - left_over
-        time.sleep(0.001)
-    kill_at_some_time(process, seconds)
+
+    def begun() -> bool:
+        seen.update(_being_written(workdir) - left_over)
+        return len(seen) >= saves
+
+    kill_after(process, begun, seconds)
 
 
 def _being_written(workdir: pathlib.Path) -> set[str]:
@@ -215,10 +226,16 @@ def kill_runs(folder: pathlib.Path, kills: int, kills_a_run: int, seed: int) -> 
         while len(done) < kills:
             workdir = folder / f"run-{number}"
             here: list[Kill] = []
-            while len(here) < min(kills_a_run, kills - len(done)):
+            planned = min(kills_a_run, kills - len(done))
+            while (place := len(here)) < planned:
                 left_over = _being_written(workdir)
                 process, begun = program.start(workdir), time.monotonic()
-                if (len(done) + len(here)) % 2:
+                if place == 0:
+                    kill_after(process, (workdir / "data").exists, generator.uniform(0, 0.2))
+                elif place == planned - 1:
+                    output = _output(workdir)
+                    kill_after(process, lambda output=output: "evaluating" in output.read_text(), generator.random())
+                elif place % 2:
                     kill_while_saving(process, workdir, generator.randint(1, 3), generator.uniform(0, 0.1))
                 else:
                     kill_at_some_time(process, generator.uniform(0.1, 0.9) * whole)

@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import pathlib
 import textwrap
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from jaxbrats import main
 from jaxbrats.runs import job
 from jaxbrats.synthetic.cohort import write_cohort
+from jaxbrats.system.files import write_text
+from jaxbrats.system.locks import held_briefly
 
 TINY_CONFIG = """
 from ml_collections import ConfigDict
@@ -33,29 +36,42 @@ def get_config():
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Programs that several tests compile alike are compiled once, by whichever process of the suite comes first."""
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder that the processes of the suite have in common."""
     folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def made_once(folder: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """A folder that the first process of the suite to need it makes, while the others that need it wait."""
+    with held_briefly(folder.parent, folder.name):
+        done = folder.with_name(f"{folder.name}.done")
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(shared: pathlib.Path) -> None:
+    """Programs that several tests compile alike are compiled once, by whichever process of the suite comes first."""
+    jax.config.update("jax_compilation_cache_dir", str(shared / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(scope="session")
-def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def tiny_config(shared: pathlib.Path) -> pathlib.Path:
     """A config file of a network that compiles in seconds."""
-    path = tmp_path_factory.mktemp("configs") / "tiny.py"
-    path.write_text(textwrap.dedent(TINY_CONFIG))
+    path = shared / "tiny.py"
+    write_text(path, textwrap.dedent(TINY_CONFIG))
     return path
 
 
 @pytest.fixture(scope="session")
-def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def tiny_cohort(shared: pathlib.Path) -> pathlib.Path:
     """Eight phantoms of 20 x 24 x 18 voxels as BraTS 2023 files. Not to be written to."""
-    folder = tmp_path_factory.mktemp("cohort") / "raw"
-    write_cohort(folder, 8, (20, 24, 18), seed=0, workers=1)
-    return folder
+    return made_once(shared / "raw", lambda folder: write_cohort(folder, 8, (20, 24, 18), seed=0, workers=1))
 
 
 @pytest.fixture(scope="session")
@@ -65,14 +81,14 @@ def tiny_data(tiny_cohort: pathlib.Path, tiny_run: pathlib.Path) -> pathlib.Path
 
 
 @pytest.fixture(scope="session")
-def tiny_run(
-    tiny_cohort: pathlib.Path, tiny_config: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
+def tiny_run(tiny_cohort: pathlib.Path, tiny_config: pathlib.Path, shared: pathlib.Path) -> pathlib.Path:
     """A finished run on the cohort, made by the training program. Not to be written to."""
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.raw_dir={tiny_cohort}"]
-    assert main.run(arguments) == 0
-    return workdir
+
+    def make(folder: pathlib.Path) -> None:
+        arguments = [f"--config={tiny_config}", f"--workdir={folder}", f"--config.data.raw_dir={tiny_cohort}"]
+        assert main.run(arguments) == 0
+
+    return made_once(shared / "tiny", make)
 
 
 @pytest.fixture

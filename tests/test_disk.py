@@ -11,7 +11,9 @@ import pytest
 
 from experiments import faults
 from jaxbrats import commands, main
-from jaxbrats.system.files import disk_error
+from jaxbrats.runs import job
+from jaxbrats.system.files import RemovedError, describe_disk_error, disk_error, replacing
+from jaxbrats.train import checkpoints, logs
 
 CASE = ("--shape=20,24,18", "--workers=1")
 PREPROCESS = ("--crop=16,16,16", "--modalities=t2f,t1c", "--min_tumour=0", "--workers=1")
@@ -161,3 +163,37 @@ def test_what_is_trouble_with_a_disk():
     assert disk_error(wrapped, "/data").errno == 28
     assert disk_error(FileNotFoundError(2, "No such file", "x"), "/data") is None
     assert disk_error(ValueError("no"), "/data") is None
+    removed = disk_error(RemovedError("/runs/\x1b[31mred"), "/data")
+    assert describe_disk_error(removed).startswith("/runs/\\x1b[31mred: is gone, removed or moved while it was written")
+
+
+def test_the_folder_of_a_file_removed_while_it_is_written(tmp_path):
+    with pytest.raises(RemovedError, match="out"), replacing(tmp_path / "out" / "file.txt") as temporary:
+        temporary.write_text("half")
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("moment", ["a step", "a checkpoint", "the results"])
+def test_the_run_removed_while_it_trains(moment, run, tiny_run, tiny_config, monkeypatch, capfd):
+    shutil.rmtree(run / "checkpoints" / "9")
+
+    def removing(function):
+        def remove_first(*args, **kwargs):
+            shutil.rmtree(run, ignore_errors=True)
+            return function(*args, **kwargs)
+
+        return remove_first
+
+    if moment == "a step":
+        monkeypatch.setattr(logs.MetricsLog, "write", removing(logs.MetricsLog.write))
+    elif moment == "a checkpoint":
+        monkeypatch.setattr(checkpoints, "write_checksums", removing(checkpoints.write_checksums))
+    else:
+        monkeypatch.setattr(job, "_write_results", removing(job._write_results))
+    arguments = [f"--config={tiny_config}", f"--workdir={run}", f"--config.data.dir={tiny_run / 'data'}"]
+    assert main.run([*arguments, "--config.data.workers=0"]) == 1
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    last = error.splitlines()[-1]
+    assert last.startswith(f"jaxbrats train: {run}")
+    assert "is gone, removed or moved while" in last or "holds no config.json" in last

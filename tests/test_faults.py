@@ -24,10 +24,11 @@ from jaxbrats.train.logs import read_metrics
 
 
 def start(tmp_path, *arguments):
-    """A process of its own that shares the tests' compiled programs."""
+    """A process of its own, with one device, that shares the tests' compiled programs."""
     environment = os.environ | {
+        "XLA_FLAGS": "",
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(pathlib.Path(main.__file__).parents[1]),
     }
     with (tmp_path / "output.txt").open("w") as output:
@@ -43,10 +44,12 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_signals_and_kills_change_nothing(tiny_run, tiny_config, tmp_path):
     """SIGTERM, SIGINT and SIGKILL, the last while a checkpoint is written: the run ends as one that was left alone."""
     workdir, output = tmp_path / "run", tmp_path / "output.txt"
-    arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_run / 'data'}"]
+    settings = [f"--config={tiny_config}", f"--config.data.dir={tiny_run / 'data'}", "--config.conv=auto"]
+    arguments = [*settings, f"--workdir={workdir}"]
     for number, name, code in ((signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "SIGINT", 130)):
         process = start(tmp_path, "train", *arguments)
         wait_for(lambda: "a step takes" in output.read_text(), process)
@@ -61,9 +64,27 @@ def test_signals_and_kills_change_nothing(tiny_run, tiny_config, tmp_path):
     process.kill()
     process.wait()
     assert f"going on after step {step} of 9" in output.read_text()
-    assert main.run(arguments) == 0
-    assert faults.result(workdir) == faults.result(tiny_run)
+    assert start(tmp_path, "train", *arguments).wait(120) == 0
+    assert start(tmp_path, "train", *settings, f"--workdir={tmp_path / 'alone'}").wait(120) == 0
+    assert faults.result(workdir) == faults.result(tmp_path / "alone")
     assert not list((workdir / "checkpoints").glob("*tmp*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a way to choose the CPU")
+def test_one_cpu_and_one_device(tiny_cohort, tiny_config, tmp_path):
+    """A fresh run with threads that read, and its resuming, where all threads share one CPU."""
+    before = os.sched_getaffinity(0)
+    arguments = [f"--config={tiny_config}", f"--config.data.raw_dir={tiny_cohort}", f"--workdir={tmp_path / 'run'}"]
+    arguments += ["--config.conv=auto", "--config.data.workers=0"]
+    os.sched_setaffinity(0, {min(before)})  # processes that it starts inherit it
+    try:
+        for epochs, line in (("1", "validation cases from"), ("2", "going on after step 3 of 6")):
+            process = start(tmp_path, "train", *arguments, f"--config.num_epochs={epochs}")
+            assert process.wait(200) == 0, (tmp_path / "output.txt").read_text()
+            assert line in (tmp_path / "output.txt").read_text()
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
@@ -102,6 +123,7 @@ def test_a_signal_to_any_command_is_a_line_and_a_code(capsys, number, code):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_preprocessing_stopped_by_sigterm_goes_on(tiny_cohort, tmp_path):
     out = tmp_path / "out"
     arguments = ["preprocess", f"--raw={tiny_cohort}", f"--out={out}", "--crop=16,16,16", "--min_tumour=0"]
@@ -116,6 +138,7 @@ def test_preprocessing_stopped_by_sigterm_goes_on(tiny_cohort, tmp_path):
     assert not list(out.rglob(".partial-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_reader_ends_the_run_with_a_line(tiny_run, tiny_config, tmp_path, capsys):
     """Where worker processes read the batches and one dies, the loop does not wait for it for ever."""
     arguments = [f"--config={tiny_config}", f"--workdir={tmp_path}", f"--config.data.dir={tiny_run / 'data'}"]

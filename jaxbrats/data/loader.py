@@ -6,6 +6,7 @@ its number alone: resuming is starting at another number, and neither worker pro
 batch holds. Grain (https://google-grain.readthedocs.io) reads ahead, by threads or by processes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -126,16 +127,15 @@ class BatchIterator(Iterator[Batch]):
             # Grain buffers twice, in the worker and here; and a batch is in the making on each side.
             ahead = math.ceil(prefetch / (2 * workers))
             _check_shared_memory(stream.nbytes * (workers * (2 * ahead + 2) + 2))
-            # Grain reads absl's flags, which only a program that uses absl's own entry point has parsed.
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
             batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker)
-        self._batches = iter(batches)
+        with _flags_parsed():
+            self._batches = iter(batches)
 
     def __next__(self) -> Batch:
         try:
-            batch = next(self._batches)
+            with _flags_parsed():
+                batch = next(self._batches)
         except RuntimeError as error:
             ended, found, _ = str(error).partition(". Search the logs")
             if not found:
@@ -222,6 +222,19 @@ class _Stream:
                 for epoch, place in zip(epochs.tolist(), places, strict=True)
             ]
         return np.asarray(places, np.int32)
+
+
+@contextlib.contextmanager
+def _flags_parsed() -> Iterator[None]:
+    """Lets grain read absl's flags, which only a program with absl's own entry point has parsed."""
+    if flags.FLAGS.is_parsed():
+        yield
+        return
+    flags.FLAGS.mark_as_parsed()
+    try:
+        yield
+    finally:
+        flags.FLAGS.unparse_flags()
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> range:

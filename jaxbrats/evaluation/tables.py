@@ -8,6 +8,7 @@ import functools
 import io
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import nibabel as nib
@@ -26,6 +27,14 @@ Row = dict[str, str | float]
 # Read as they are; which of the two conventions a file follows shows only in all of its labels.
 _ANY_BRATS = {label: label for label in range(5)}
 _KEYS = ("case", "region")
+
+# A cell that begins so is a formula to a spreadsheet, unless an apostrophe comes before it
+# (https://owasp.org/www-community/attacks/CSV_Injection).
+_FORMULA = re.compile(r"'*[=+\-@\t]")
+# Python holds the bytes of a file's name that are not UTF-8 as lone surrogates (PEP 383), which no text file can hold;
+# and a bare carriage return ends a line for csv, which does not quote it.
+_NO_TEXT = re.compile(r"(\\*)([\r\udc80-\udcff])")
+_ESCAPED = re.compile(r"(\\+)(u000d|udc[89a-f][0-9a-f])")
 
 
 def case_rows(case: str, scores: Mapping[str, Mapping[str, float]]) -> list[Row]:
@@ -101,9 +110,11 @@ def score_pairs(
 
 
 def write_csv(path: str | pathlib.Path, rows: Iterable[Row]) -> None:
-    """Writes a score table, all of it or nothing: `case,region,dice` and the further columns that the rows have.
+    r"""Writes a score table, all of it or nothing: `case,region,dice` and the further columns that the rows have.
 
-    Numbers are written so that they read back the same; a cell is empty where a number is missing or not finite.
+    Numbers are written so that they read back the same; a cell is empty where a number is missing or not finite. A name
+    that a spreadsheet would take for a formula has an apostrophe before it, and a byte of a name that is not UTF-8 is
+    written as `\udcXX`; `read_csv` undoes both.
     """
     rows = list(rows)
     columns = [*_KEYS, *(column for column in metrics.COLUMNS if any(column in row for row in rows))]
@@ -122,7 +133,7 @@ def read_csv(path: str | pathlib.Path) -> list[Row]:
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # with the ends of lines as they are, which a name may hold
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", file=path) from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
@@ -152,7 +163,7 @@ def _score_or_error(pair: Pair, challenge: str, tolerance_mm: float) -> list[Row
 def _row(line: Mapping[str, str | None], columns: Sequence[str]) -> Row:
     if None in line.values():
         raise ValueError("has fewer cells than the table has columns")
-    row: Row = {key: line[key] for key in _KEYS}
+    row: Row = {key: _unescape(line[key]) for key in _KEYS}
     for column in columns:
         try:
             row[column] = float(line[column] or "nan")
@@ -163,5 +174,22 @@ def _row(line: Mapping[str, str | None], columns: Sequence[str]) -> Row:
 
 def _cell(value: str | float | None) -> str:
     if value is None or isinstance(value, str):
-        return value or ""
+        return _escape(value or "")
     return repr(value if isinstance(value, int) else float(value)) if math.isfinite(value) else ""
+
+
+def _escape(name: str) -> str:
+    # Backslashes before what is, or looks like, an escape are doubled, so that every name reads back.
+    name = _ESCAPED.sub(lambda match: 2 * match[1] + match[2], name)
+    name = _NO_TEXT.sub(lambda match: f"{2 * match[1]}\\u{ord(match[2]):04x}", name)
+    return "'" + name if _FORMULA.match(name) else name
+
+
+def _unescape(cell: str) -> str:
+    name = cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+    def original(match: re.Match) -> str:
+        backslashes = match[1][: len(match[1]) // 2]
+        return backslashes + (chr(int(match[2][1:], 16)) if len(match[1]) % 2 else match[2])
+
+    return _ESCAPED.sub(original, name)

@@ -65,8 +65,7 @@ def load_network(workdir: str | pathlib.Path, step: str = "best") -> Network:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
     )
-    number = checkpoints.choose_step(workdir, step)
-    variables = checkpoints.restore_variables(workdir, number, like)
+    number, variables = checkpoints.load_variables(workdir, step, like)
     return Network(workdir, number, Preprocessing.of(record.settings.data), model, variables, record.frame)
 
 

@@ -47,13 +47,12 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
 
 def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> int:
     # Of several processes the first makes what the others then find.
-    distributed.wait_for_first("data")
-    if records.has_record(workdir):
-        records.check_settings(records.read_record(workdir), settings, arrays_known=False)
-    dataset = prepare_data(settings, workdir)
-    settings = adopt_preprocessing(settings, dataset)
-    record, cases = _begin(settings, workdir, dataset)
-    distributed.let_others_follow("data")
+    with distributed.first_process_first("data"):
+        if records.has_record(workdir):
+            records.check_settings(records.read_record(workdir), settings, arrays_known=False)
+        dataset = prepare_data(settings, workdir)
+        settings = adopt_preprocessing(settings, dataset)
+        record, cases = _begin(settings, workdir, dataset)
     training, validation = cases[: len(record.split.train)], cases[len(record.split.train) :]
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {dataset.folder}")
     try:

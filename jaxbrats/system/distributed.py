@@ -156,10 +156,22 @@ def _connect(cluster: Cluster) -> None:
 
 
 def _client() -> Any:
-    # JAX has no public way to its key-value store and to barriers that do not occupy the devices.
-    from jax._src import distributed
+    """JAX's client of its key-value store and of barriers that do not occupy the devices, which has no public name.
 
-    return distributed.global_state.client
+    Raises:
+        InputError: this version of JAX has it elsewhere.
+    """
+    try:
+        from jax._src import distributed
+
+        client = distributed.global_state.client
+        _ = client.key_value_set, client.key_value_try_get, client.key_value_dir_get, client.wait_at_barrier
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"runs of several processes do not work with JAX {jax.__version__}: {error}",
+            hint="Install JAX 0.10, or run on the devices of one process",
+        ) from error
+    return client
 
 
 def is_first() -> bool:
@@ -167,14 +179,16 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_first(name: str) -> None:
-    """Where process 0 is to go first, the others wait here until it calls `let_others_follow` with the same name."""
+@contextlib.contextmanager
+def first_process_first(name: str) -> Iterator[None]:
+    """Process 0 runs the block first, the others when it is done, with what it made.
+
+    Args:
+        name: Of the barrier, which each process may pass once in a run.
+    """
     if not is_first():
         _barrier(name)
-
-
-def let_others_follow(name: str) -> None:
-    """Process 0 has done what the others wait for in `wait_for_first`."""
+    yield
     if is_first():
         _barrier(name)
 

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from jaxbrats.system.errors import InputError
+from jaxbrats.system.errors import InputError, printable
 
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,6 +29,13 @@ _DISK_ERRORS = (
 )
 
 
+class RemovedError(FileNotFoundError):
+    """A file or folder that this program made and still writes to was removed or moved meanwhile."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+
+
 @contextlib.contextmanager
 def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; on leaving without an error it becomes `path` in one rename.
@@ -37,7 +44,7 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     `path` stays until the rename, and the temporary file is removed when the block raises.
 
     Raises:
-        OSError: the folder cannot be made or written (full disk, read-only, permissions).
+        OSError: the folder cannot be made or written (full disk, read-only, permissions), or was removed meanwhile.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +55,8 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        if not path.parent.is_dir():
+            raise RemovedError(path.parent) from error
         # A failing write does not tell of which file, and nobody knows the temporary one.
         if error.errno is not None and error.filename in (None, str(temporary)):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
@@ -91,7 +100,8 @@ def _temporary_name(name: str) -> str:
 
 
 def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | None:
-    """The trouble with a disk or folder that an error tells of: full, over quota, read-only, no permission, broken.
+    """The trouble with a disk or folder that an error tells of: full, over quota, read-only, no permission, broken,
+    removed while it was written to.
 
     Args:
         error: Of any kind: libraries in C++ put the system's words into errors of their own, and other errors have
@@ -103,6 +113,8 @@ def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | Non
     """
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, RemovedError):
+            return seen
         if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
             return OSError(seen.errno, os.strerror(seen.errno), seen.filename or str(place))
         # Only of full disks is the wording telling enough by itself.
@@ -115,12 +127,15 @@ def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | Non
 
 def describe_disk_error(error: OSError) -> str:
     """The line to show for what `disk_error` found."""
+    file = printable(str(error.filename))
+    if isinstance(error, RemovedError):
+        return f"{file}: is gone, removed or moved while it was written to. Give the same command again to go on"
     hint = (
         "Free some space or choose another folder, then give the same command again"
         if error.errno in _FULL
         else "Choose a folder that can be written, or have its permissions changed"
     )
-    return f"{error.filename}: cannot be written or read ({error.strerror}). {hint}"
+    return f"{file}: cannot be written or read ({error.strerror}). {hint}"
 
 
 def write_text(path: str | pathlib.Path, text: str) -> None:

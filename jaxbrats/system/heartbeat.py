@@ -20,7 +20,7 @@ from jaxbrats.system.errors import InputError
 SILENCE_SECONDS = 20.0
 BEAT_SECONDS = 1.0
 # Long enough that every process has read why the run ends before process 0, which keeps the message, is gone.
-FAREWELL_SECONDS = 10
+EXIT_SECONDS = 10
 _FAILED, _ALIVE, _HOST = "jaxbrats/failed/", "jaxbrats/alive/", "jaxbrats/host/"
 
 
@@ -56,7 +56,7 @@ class Heartbeat(threading.Thread):
                 continue  # process 0 is gone: JAX ends this process
             if message is not None and not self._ended.is_set():
                 print(f"\njaxbrats train: {message}", file=sys.stderr, flush=True)
-                self._say_farewell()
+                self._wait_for_others()
                 os._exit(1)
 
     def stop(self) -> None:
@@ -74,7 +74,7 @@ class Heartbeat(threading.Thread):
         self._ended.set()
         text = str(error) if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {error}"
         self._publish(f"{self._describe(self._process)} ended: {text}")
-        self._say_farewell()
+        self._wait_for_others()
         # JAX would wait minutes for processes that are gone, to leave in good order.
         atexit.register(_end_at_once)
 
@@ -107,9 +107,9 @@ class Heartbeat(threading.Thread):
             host = "?"
         return f"process {process} of {self._processes} ({host})"
 
-    def _say_farewell(self) -> None:
+    def _wait_for_others(self) -> None:
         with contextlib.suppress(RuntimeError):  # somebody is gone, which may be why
-            self._client.wait_at_barrier("jaxbrats/farewell", FAREWELL_SECONDS * 1000)
+            self._client.wait_at_barrier("jaxbrats/exit", EXIT_SECONDS * 1000)
         if self._process == 0:
             time.sleep(BEAT_SECONDS)  # the others' answers are on their way
 

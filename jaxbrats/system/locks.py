@@ -2,12 +2,11 @@
 
 `flock` holds between the processes of a machine and, on Linux, over NFS (4, or 3 with its lock daemon), where a client
 that crashed loses its locks when its lease runs out. Some network file systems have no locks (Lustre mounted without
-`flock`): then a warning is all there is.
+`flock`): then a warning is all there is. Windows has no `flock`, so what needs a lock does not work there.
 """
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import pathlib
@@ -15,6 +14,11 @@ import socket
 from collections.abc import Iterator
 
 from jaxbrats.system.errors import InputError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -29,14 +33,14 @@ def locked(folder: str | pathlib.Path, name: str, what: str, shared: bool = Fals
         shared: Whether others that share it may hold it at the same time.
 
     Raises:
-        InputError: another process holds the folder; the message tells which.
+        InputError: another process holds the folder; the message tells which. Or the system has no locks.
         OSError: the folder cannot be written.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".{name}.lock").open("a+b", buffering=0) as lock:
         try:
-            _flock(lock.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB, folder)
+            _flock(lock.fileno(), folder, shared=shared, wait=False)
         except BlockingIOError as error:
             lock.seek(0)
             holder = lock.read(1000).decode("utf-8", "replace").strip() or "another process"
@@ -54,11 +58,18 @@ def locked(folder: str | pathlib.Path, name: str, what: str, shared: bool = Fals
 def held_briefly(folder: pathlib.Path, name: str) -> Iterator[None]:
     """Waits until no other process holds the lock `.NAME.lock` of a folder, and holds it while the block runs."""
     with (folder / f".{name}.lock").open("ab") as lock:
-        _flock(lock.fileno(), fcntl.LOCK_EX, folder)
+        _flock(lock.fileno(), folder, shared=False, wait=True)
         yield
 
 
-def _flock(file: int, operation: int, folder: pathlib.Path) -> None:
+def _flock(file: int, folder: pathlib.Path, *, shared: bool, wait: bool) -> None:
+    if fcntl is None:
+        raise InputError(
+            "this system cannot lock files, so two runs could spoil each other's work",
+            file=folder,
+            hint="Use Linux or macOS; on Windows, the Windows Subsystem for Linux",
+        )
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     try:
         fcntl.flock(file, operation)
     except OSError as error:

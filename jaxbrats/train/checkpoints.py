@@ -7,11 +7,13 @@
     RUN/checkpoints/STEP/checksums.json   sizes and checksums of these files
 
 Saving is asynchronous: arrays are copied to the host and written while training goes on. Orbax writes into a temporary
-folder and renames it when whole, so a killed run leaves no half checkpoint. Older ones are deleted after that.
+folder and renames it when whole, so a killed run leaves no half checkpoint. Older ones are renamed away before they are
+deleted, so whoever reads a checkpoint meanwhile finds all of it or nothing.
 """
 
 import contextlib
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,14 +23,18 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import read_json
+from jaxbrats.system.errors import InputError, printable
+from jaxbrats.system.files import RemovedError, read_json
 from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
-from jaxbrats.train.orbax_errors import disk_errors, readable
+from jaxbrats.train.orbax_errors import disk_errors, quiet, readable
 from jaxbrats.train.state import TrainState
 
 SCORE = "mean_region_dice"
-_FOLDER, _DAMAGED = "checkpoints", "damaged"
+_FOLDER, _DAMAGED, _DELETED = "checkpoints", "damaged", ".deleted"
+
+
+class _ReplacedError(Exception):
+    """Training deleted a checkpoint while it was read."""
 
 
 @contextlib.contextmanager
@@ -44,11 +50,13 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
     folder = (workdir / _FOLDER).absolute()
     if jax.process_index() == 0:
         _set_aside_damaged(folder)
+        _empty_deleted(folder)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("checkpoints verified")
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics[SCORE],
         cleanup_tmp_directories=True,
+        todelete_subdir=_DELETED,
         preservation_policy=preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(n=2),
@@ -59,13 +67,15 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
         ),
         async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_checksums_of_new(folder)),
     )
-    with disk_errors(folder):
-        manager = ocp.CheckpointManager(folder, item_names=("model", "training", "loader"), options=options)
-    try:
-        yield manager
-    finally:
+    with quiet():
         with disk_errors(folder):
-            manager.close()
+            manager = ocp.CheckpointManager(folder, item_names=("model", "training", "loader"), options=options)
+        try:
+            yield manager
+        finally:
+            with disk_errors(folder):
+                manager.close()
+                _empty_deleted(folder)
 
 
 def save(
@@ -89,6 +99,9 @@ def save(
     training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     with disk_errors(manager.directory):
         manager.wait_until_finished()
+        if not manager.directory.exists():
+            raise RemovedError(manager.directory)
+        _empty_deleted(pathlib.Path(manager.directory))
         if step in manager.all_steps():
             manager.delete(step)
         manager.save(
@@ -129,19 +142,29 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tupl
     return TrainState(**items["model"], **items["training"]), items["loader"]
 
 
-def restore_variables(workdir: pathlib.Path, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads what inference needs: `{"params", "batch_stats"}`, shaped and placed as `like`.
+def load_variables(workdir: pathlib.Path, which: str, like: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Reads what inference needs. A training run may save and delete meanwhile: then 'best' and 'latest' are what they
+    are after that.
+
+    Args:
+        workdir: The run.
+        which: 'best', 'latest' or a step's number.
+        like: `{"params", "batch_stats"}`, whose shapes and shardings the arrays take.
+
+    Returns:
+        The step, and `{"params", "batch_stats"}`.
 
     Raises:
-        InputError: the checkpoint is damaged or of another network.
+        InputError: there is no such checkpoint, or it is damaged or of another network.
     """
-    folder = (workdir / _FOLDER / str(step)).absolute()
-    with _naming_others(workdir, step):
-        verify(folder)
-    _check_same_network(folder, like)
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
-    with readable(folder), _reader() as reader:
-        return reader.restore(folder / "model", target)
+    while True:
+        step = choose_step(workdir, which)
+        with contextlib.suppress(_ReplacedError), _reading(workdir, step) as folder:
+            verify(folder)
+            _check_same_network(folder, like)
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
+            with readable(folder), _reader() as reader:
+                return step, reader.restore(folder / "model", target)
 
 
 def choose_step(workdir: pathlib.Path, which: str) -> int:
@@ -158,18 +181,15 @@ def choose_step(workdir: pathlib.Path, which: str) -> int:
     if which == "latest":
         return steps[-1]
     if which == "best":
-        scores = {}
-        for step in steps:
-            with _naming_others(workdir, step):
-                verify(folder / str(step), part="metrics/")
-            if has_scores(workdir, step):
-                scores[step] = float(read_json(folder / str(step) / "metrics" / "metrics")[SCORE])
-        # Of equals the latest, which is the one that Orbax keeps.
-        return max(scores, key=lambda step: (scores[step], step)) if scores else steps[-1]
+        while True:
+            with contextlib.suppress(_ReplacedError):
+                scores = _scores(workdir)
+                # Of equals the latest, which is the one that Orbax keeps.
+                return max(scores, key=lambda step: (scores[step], step)) if scores else steps[-1]
     if which.isdecimal() and int(which) in steps:
         return int(which)
     raise InputError(
-        f"there is no checkpoint '{which}'",
+        f"there is no checkpoint '{which}'" + (", training keeps its last two and the best" * which.isdecimal()),
         file=folder,
         hint=f"Take best, latest or one of {', '.join(map(str, steps))}",
     )
@@ -178,6 +198,17 @@ def choose_step(workdir: pathlib.Path, which: str) -> int:
 def has_scores(workdir: pathlib.Path, step: int) -> bool:
     """Whether a checkpoint was saved with validation scores."""
     return (workdir / _FOLDER / str(step) / "metrics" / "metrics").exists()
+
+
+def _scores(workdir: pathlib.Path) -> dict[int, float]:
+    """Validation score of each checkpoint that has one."""
+    scores = {}
+    for step in _steps(workdir / _FOLDER):
+        with _reading(workdir, step) as folder:
+            verify(folder, part="metrics/")
+            if has_scores(workdir, step):
+                scores[step] = float(read_json(folder / "metrics" / "metrics")[SCORE])
+    return scores
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
@@ -189,6 +220,12 @@ def _write_checksums_of_new(folder: pathlib.Path) -> None:
     if jax.process_index() == 0:
         for new in folder.glob("*.orbax-checkpoint-tmp*"):
             write_checksums(new)
+
+
+def _empty_deleted(folder: pathlib.Path) -> None:
+    """Deletes the checkpoints that Orbax renamed away."""
+    if jax.process_index() == 0:
+        shutil.rmtree(folder / _DELETED, ignore_errors=True)
 
 
 def _set_aside_damaged(folder: pathlib.Path) -> None:
@@ -214,22 +251,43 @@ def _set_aside_damaged(folder: pathlib.Path) -> None:
         aside.parent.mkdir(exist_ok=True)
         (folder / str(step)).rename(aside)
         left = ", ".join(str(step) for step in steps if step not in damages)
-        print(f"checkpoint {step} is damaged ({damage}) and was moved to {aside}; left: {left}", file=sys.stderr)
+        moved = f"checkpoint {step} is damaged ({damage}) and was moved to {aside}; left: {left}"
+        print(printable(moved), file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _naming_others(workdir: pathlib.Path, step: int) -> Iterator[None]:
-    """Says of a damaged checkpoint which others could be taken."""
+def _reading(workdir: pathlib.Path, step: int) -> Iterator[pathlib.Path]:
+    """Yields the folder of a checkpoint to be read; of a damaged one it says which others could be taken.
+
+    Raises:
+        _ReplacedError: it could not be read because it was deleted, or written anew, meanwhile.
+        DamagedCheckpointError: it is damaged.
+    """
+    folder = (workdir / _FOLDER / str(step)).absolute()
+    before = _identity(folder)
     try:
-        yield
-    except DamagedCheckpointError as damage:
+        yield folder
+    except InputError as problem:
+        if before is None or _identity(folder) != before:
+            raise _ReplacedError from problem
+        if not isinstance(problem, DamagedCheckpointError):
+            raise
         others = [str(other) for other in _steps(workdir / _FOLDER) if other != step]
         hint = f"name another one with --step: {', '.join(others)}" if others else "train again"
         raise DamagedCheckpointError(
-            f"checkpoint {step} is damaged ({damage})",
+            f"checkpoint {step} is damaged ({problem})",
             file=workdir,
             hint=f"Restore it from a backup, or {hint}",
-        ) from damage
+        ) from problem
+
+
+def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
+    """What tells a folder from another of its name; None where there is none."""
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
 
 
 def _reader() -> ocp.StandardCheckpointer:

@@ -2,61 +2,78 @@
 
 import contextlib
 import logging
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import disk_error
+from jaxbrats.system.files import RemovedError, disk_error
 
 
-def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Orbax warns of what is meant here, checkpoints without scores, and logs as errors what it raises as well."""
-    return "orbax" not in record.pathname
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps from the user, while the block runs, what Orbax and tensorstore say beside the error that they raise."""
+
+    def unraisable(event: Any) -> None:
+        # Where one write failed, others of tensorstore's find Orbax's event loop closed.
+        if str(event.exc_value) != "Event loop is closed":
+            hook_before(event)
+
+    # Orbax warns of what is meant here, checkpoints without scores, and logs as errors what it raises as well.
+    absl_filter = _Without(lambda record: "orbax" in record.pathname)
+    # Where several arrays cannot be written, the first is raised and asyncio tells of the others.
+    asyncio_filter = _Without(lambda record: "exception was never retrieved" in record.getMessage())
+    hook_before = sys.unraisablehook
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
+        logging.getLogger("absl").addFilter(absl_filter)
+        logging.getLogger("asyncio").addFilter(asyncio_filter)
+        sys.unraisablehook = unraisable
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook_before
+            logging.getLogger("asyncio").removeFilter(asyncio_filter)
+            logging.getLogger("absl").removeFilter(absl_filter)
 
 
-def _is_not_the_rest(record: logging.LogRecord) -> bool:
-    """Where several arrays cannot be written, the first is raised and asyncio tells of the others."""
-    return "exception was never retrieved" not in record.getMessage()
+class _Without(logging.Filter):
+    """Leaves out the records that a function picks."""
 
+    def __init__(self, picks: Callable[[logging.LogRecord], bool]) -> None:
+        super().__init__()
+        self._picks = picks
 
-def _without_late_answers(report: Callable[[Any], Any]) -> Callable[[Any], None]:
-    """Keeps from the user that, where one write failed, others of tensorstore's find Orbax's event loop closed."""
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    return hook
-
-
-logging.getLogger("absl").addFilter(_is_worth_telling)
-logging.getLogger("asyncio").addFilter(_is_not_the_rest)
-warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
-sys.unraisablehook = _without_late_answers(sys.unraisablehook)
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not self._picks(record)
 
 
 @contextlib.contextmanager
 def readable(folder: Any) -> Iterator[None]:
-    """Turns what is raised while a checkpoint is read into an `InputError` that names its folder."""
+    """Turns what is raised while a checkpoint, whose files are as they were written, is read into an `InputError`."""
     try:
-        yield
+        with quiet():
+            yield
     except Exception as error:  # Orbax, tensorstore and the file system each raise their own
         raise InputError(
             f"the checkpoint cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
             file=folder,
-            hint="Name another one with --step, or delete this folder to go on from the one before it",
+            hint="Its files are as they were written: see that there is memory enough, and that Orbax has the version "
+            "that the run's config.json names",
         ) from error
 
 
 @contextlib.contextmanager
 def disk_errors(folder: Any) -> Iterator[None]:
-    """Turns what Orbax's threads and tensorstore raise for a full or read-only disk into an `OSError` that names it."""
+    """Turns what Orbax's threads and tensorstore raise for a full or read-only disk, or where somebody removed the
+    folder, into an `OSError` that names it.
+    """
     try:
         yield
     except Exception as error:
-        trouble = disk_error(error, folder)
+        trouble = disk_error(error, folder) or (None if pathlib.Path(folder).exists() else RemovedError(folder))
         if trouble is None or isinstance(error, InputError):
             raise
         raise trouble from error

@@ -14,6 +14,7 @@ import types
 
 import numpy as np
 import pytest
+from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -270,3 +271,15 @@ def _runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_the_flags_of_the_host_stay_as_they_are(cases):
+    parsed = flags.FLAGS.is_parsed()
+    flags.FLAGS.unparse_flags()
+    try:
+        with training_batches(cases, batch_size=2, seed=0, workers=1) as batches:
+            next(batches)
+            assert not flags.FLAGS.is_parsed()
+    finally:
+        if parsed:
+            flags.FLAGS.mark_as_parsed()

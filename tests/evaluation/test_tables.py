@@ -1,8 +1,11 @@
+import csv
 import math
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.evaluation import metrics, tables
@@ -124,3 +127,37 @@ def test_what_is_no_score_table_is_refused_with_its_line(tmp_path, text, message
 def test_a_missing_table_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"none.csv: cannot be read"):
         tables.read_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\tx", "'\tx"),
+        ("\r=1", "\\u000d=1"),
+        ("'=1", "''=1"),
+        ("'quoted'", "'quoted'"),
+        ("BraTS-GLI-00001-000", "BraTS-GLI-00001-000"),
+        ("caf\udce9", "caf\\udce9"),
+        ("caf\\udce9", "caf\\\\udce9"),
+        ("\\\udce9\udcff", "\\\\\\udce9\\udcff"),
+        ("C:\\users", "C:\\users"),
+        ("=\udce9", "'=\\udce9"),
+    ],
+)
+def test_names_are_no_formulas_and_always_text(tmp_path, name, cell):
+    """What a spreadsheet would run is text, and bytes that are not UTF-8 are printable; both read back as they were."""
+    rows = [{"case": name, "region": "WT", "dice": -0.5}]
+    tables.write_csv(tmp_path / "scores.csv", rows)
+    _, line = (tmp_path / "scores.csv").read_bytes().decode("utf-8").splitlines()
+    assert next(csv.reader([line])) == [cell, "WT", "-0.5"]
+    assert tables.read_csv(tmp_path / "scores.csv") == rows
+
+
+@given(st.text("=+-@'\t\r\\ud0ce9x\udce9\udc80,\"", max_size=12))
+def test_any_name_reads_back(name):
+    assert tables._unescape(tables._escape(name)) == name
+    tables._escape(name).encode()

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax._src.distributed
 import numpy as np
 import pytest
 
 from jaxbrats.config.settings import from_config
 from jaxbrats.data.arrays import find_arrays
 from jaxbrats.data.split import find_split
+from jaxbrats.system import distributed
 from jaxbrats.system.distributed import Cluster, find_cluster
 from jaxbrats.system.errors import InputError
 from jaxbrats.train.loop import train
@@ -38,7 +41,7 @@ import sys, time
 from jaxbrats.commands import finish
 from jaxbrats.system.errors import InputError
 from jaxbrats.system import distributed, heartbeat
-heartbeat.SILENCE_SECONDS, heartbeat.FAREWELL_SECONDS = 5.0, 2
+heartbeat.SILENCE_SECONDS, heartbeat.EXIT_SECONDS = 5.0, 2
 port, process, what = sys.argv[1:]
 def work():
     with distributed.joined(distributed.Cluster(2, int(process), f"127.0.0.1:{port}")):
@@ -107,6 +110,15 @@ def joined():
         process.kill()
 
 
+def test_a_jax_that_keeps_its_client_elsewhere_is_said(monkeypatch):
+    monkeypatch.setattr(jax._src.distributed.global_state, "client", object())
+    with pytest.raises(
+        InputError, match=r"runs of several processes do not work with JAX .*key_value_set.*Install JAX"
+    ):
+        distributed._client()
+
+
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_the_others(joined):
     waiting, failing = joined("wait", "fail")
     _, told = failing.communicate(timeout=60)
@@ -121,6 +133,7 @@ def test_an_error_of_one_process_ends_the_others(joined):
     assert "Traceback" not in told + heard
 
 
+@pytest.mark.slow
 def test_the_death_of_a_process_ends_the_others(joined):
     first, second = joined("compute", "compute")
     assert any("ready" in line for line in second.stderr)
@@ -133,6 +146,7 @@ def test_the_death_of_a_process_ends_the_others(joined):
     assert "Traceback" not in heard
 
 
+@pytest.mark.slow
 def test_the_death_of_process_0_ends_the_others(joined):
     first, second = joined("compute", "compute")
     assert any("ready" in line for line in second.stderr)
@@ -142,6 +156,7 @@ def test_the_death_of_process_0_ends_the_others(joined):
     assert "leader task was preempted/died/restarted unexpectedly" in heard  # JAX's own words: it is faster
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_data, tiny_config, tmp_path):
     """Eight devices of one process; two processes, killed; two again, which share each volume; one device: the losses
     are those of four devices of one process.

@@ -1,4 +1,6 @@
+import errno
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -6,8 +8,9 @@ import sys
 
 import pytest
 
-from jaxbrats import main
+from jaxbrats import commands, main
 from jaxbrats.runs.evaluate import evaluate_run
+from jaxbrats.system import locks
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
 
@@ -39,6 +42,45 @@ def test_the_second_is_refused_until_the_first_is_killed(holder, tmp_path):
     holder.wait()
     with locked(tmp_path, "train", "a training run"):
         assert (tmp_path / ".train.lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+
+
+def test_a_system_without_locks(tmp_path):
+    script = "import sys\nsys.modules['fcntl'] = None\nfrom jaxbrats import main\nsys.exit(main.run(sys.argv[1:]))\n"
+    config = pathlib.Path(main.__file__).parents[1] / "configs" / "quickstart.py"
+    command = [sys.executable, "-c", script, f"--config={config}", f"--workdir={tmp_path}", "--config.mesh.data=1"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr.splitlines() == [
+        f"jaxbrats train: {tmp_path}: this system cannot lock files, so two runs could spoil each other's work. Use "
+        "Linux or macOS; on Windows, the Windows Subsystem for Linux"
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys, number):
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    def work():
+        with locked(tmp_path, "train", "a training run"):
+            return 0
+
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    assert commands.finish("jaxbrats train", work) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"jaxbrats train: {tmp_path / '.train.lock'}: cannot be written or read ({os.strerror(number)}). "
+        "Choose a folder that can be written, or have its permissions changed"
+    ]
+
+
+def test_a_file_system_without_locks_warns(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    with locked(tmp_path, "train", "a training run"):
+        pass
+    assert f"{tmp_path}: this file system has no locks" in caplog.text
 
 
 def test_two_runs_on_one_workdir(holder, tiny_config, tmp_path, capsys):

@@ -68,6 +68,7 @@ def test_what_was_done_when_a_worker_died_is_not_lost(tmp_path):
         next(results)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

@@ -1,13 +1,19 @@
+import concurrent.futures
+import itertools
 import json
 import shutil
+import threading
 
+import jax.numpy as jnp
 import pytest
 
 from experiments import faults
 from jaxbrats import commands, main
+from jaxbrats.inference.network import load_network
 from jaxbrats.system.errors import InputError
 from jaxbrats.train import checkpoints
 from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
+from jaxbrats.train.state import TrainState
 
 
 @pytest.fixture
@@ -137,3 +143,49 @@ def test_best_is_the_last_of_equals(run):
         (folder / "checksums.json").unlink()
         write_checksums(folder)
     assert checkpoints.choose_step(run, "best") == 9
+
+
+@pytest.mark.slow
+def test_loading_while_training_saves_and_deletes(tmp_path):
+    """Whoever loads finds a whole checkpoint, though each lives for moments only."""
+    zero = jnp.int32(0)
+    state = TrainState(zero, {"kernel": jnp.ones((2, 3))}, {}, {"momentum": jnp.ones((2, 3))}, zero)
+    like = {"params": state.params, "batch_stats": {}}
+    loads, ended = [], threading.Event()
+
+    def load():
+        try:
+            while len(loads) < 200:
+                loads.append(checkpoints.load_variables(tmp_path, ("best", "latest")[len(loads) % 2], like)[0])
+        finally:
+            ended.set()
+
+    with checkpoints.open_checkpoints(tmp_path) as manager, concurrent.futures.ThreadPoolExecutor() as executor:
+        for step in itertools.count(1):
+            # The best is replaced with every third step.
+            checkpoints.save(manager, state.replace(step=jnp.int32(step)), {}, {checkpoints.SCORE: step // 3 / 1e6})
+            if step == 3:
+                loading = executor.submit(load)
+            if ended.is_set():
+                break
+        loading.result()
+    assert len(loads) == 200
+    assert len(set(loads)) > 20
+    assert not (tmp_path / "checkpoints" / ".deleted").exists()
+
+
+def test_a_checkpoint_deleted_while_it_is_read(run, monkeypatch):
+    """'best' and 'latest' are chosen again; of a number it is said that it is there no more."""
+    like = load_network(run).variables
+    verify_before = checkpoints.verify
+
+    def delete_and_verify(folder, part=""):
+        if not part and (run / "checkpoints" / "9").exists():
+            shutil.rmtree(run / "checkpoints" / "9")
+        verify_before(folder, part)
+
+    monkeypatch.setattr(checkpoints, "verify", delete_and_verify)
+    with pytest.raises(InputError, match=r"there is no checkpoint '9', training keeps .*one of 3, 8$"):
+        checkpoints.load_variables(run, "9", like)
+    shutil.copytree(run / "checkpoints" / "8", run / "checkpoints" / "9")
+    assert checkpoints.load_variables(run, "latest", like)[0] == 8
