@@ -20,8 +20,9 @@ from jaxbrats.data.manifest import has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.split import find_split
 from jaxbrats.evaluation import metrics, statistics, tables
-from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.network import load_network
 from jaxbrats.inference.predictions import write_prediction
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.report.overlays import plot_overlay
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
@@ -62,12 +63,12 @@ def evaluate_run(
 def _evaluate(
     workdir: pathlib.Path, step: str, data_dir: str | pathlib.Path | None
 ) -> tuple[statistics.Summary, list[InputError]]:
-    network = load_network(workdir, step)
-    own_data = read_record(workdir).data_dir
-    folder = own_data if data_dir is None else pathlib.Path(data_dir)
+    record = read_record(workdir)
+    network = load_network(workdir, record.settings, record.frame, step)
+    folder = record.data_dir if data_dir is None else pathlib.Path(data_dir)
     records = case_records(folder, network.preprocessing)
     cases = validation_cases(folder)
-    predict = make_predict([network])
+    predict = Predictor([network], network.preprocessing.crop).labels
     rows, problems = score_cases(cases, predict, records, workdir / "predictions")
     if not rows:
         raise problems[0] if problems else InputError("holds no validation case", file=folder)
