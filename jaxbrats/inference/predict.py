@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -94,7 +95,7 @@ def predict_cases(
     read = functools.partial(read_patient, settings=settings, frame=frame, mode=mode)
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         coming = None
-        for case, following in zip(cases, [*cases[1:], None], strict=True):
+        for case, following in itertools.zip_longest(cases, cases[1:]):
             reading = coming or reader.submit(read, case)
             coming = reader.submit(read, following) if following else None
             try:

@@ -11,6 +11,7 @@ from jaxbrats.commands import predict as command
 from jaxbrats.data.arrays import find_arrays, read_image
 from jaxbrats.data.preprocessing import CropBox, paste
 from jaxbrats.inference.network import load_network
+from jaxbrats.inference.output_folder import OutputFolder
 from jaxbrats.inference.postprocess import Postprocessing, write_postprocessing
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs.record import read_record
@@ -234,3 +235,62 @@ def test_a_picture_that_fails_is_a_problem_not_the_end(tiny_run, three, tmp_path
     assert "3 of 3 cases segmented" in shown.out
     assert f"without a picture: case {names[0]}" in shown.err
     assert record_of(tmp_path / "out")["cases"][names[0]]["files"] == [f"{names[0]}.nii.gz"]
+
+
+def test_killed_in_the_middle_and_again(tiny_run, three, tmp_path, capsys, monkeypatch):
+    """As SIGKILL leaves it: no record after the first, a whole file that it does not know as done, and half a file."""
+    raw, names = three
+    out = tmp_path / "out"
+    assert predict(tiny_run, raw, tmp_path / "undisturbed") == 0
+    save, saved = OutputFolder.save, []
+
+    def save_once(self):
+        if not saved:
+            save(self)
+        saved.append(self)
+
+    def killed(image, labels, path, **_):
+        if path.stem == names[1]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OutputFolder, "save", save_once)
+        patched.setattr(command, "plot_overlay", killed)
+        assert predict(tiny_run, raw, out) == 130
+    assert (out / f"{names[1]}.nii.gz").exists()
+    assert {case["status"] for case in record_of(out)["cases"].values()} == {"pending"}
+    (out / f".partial-1-{names[1]}.nii.gz").write_bytes(b"half")
+    capsys.readouterr()
+    assert predict(tiny_run, raw, out) == 0
+    assert "3 of 3 cases segmented" in capsys.readouterr().out
+    assert not list(out.glob(".partial-*"))
+    for name in names:
+        np.testing.assert_array_equal(
+            voxels(out / f"{name}.nii.gz"), voxels(tmp_path / "undisturbed" / f"{name}.nii.gz")
+        )
+
+
+def test_a_case_that_failed_is_recorded_and_tried_again(tiny_run, three, tmp_path, capsys):
+    raw, names = three
+    broken = raw / names[0] / f"{names[0]}-t2f.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:300])
+    assert predict(tiny_run, raw, tmp_path / "out") == 1
+    assert record_of(tmp_path / "out")["cases"][names[0]]["status"] == "failed"
+    broken.write_bytes(whole)
+    capsys.readouterr()
+    assert predict(tiny_run, raw, tmp_path / "out") == 0
+    assert "2 of 3 cases are there already" in capsys.readouterr().out
+
+
+def test_a_doubtful_image_is_warned_of_and_recorded(tiny_run, three, tmp_path, capsys):
+    raw, names = three
+    path = raw / names[0] / f"{names[0]}-t2f.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(100), None, image.header), path)
+    assert predict(tiny_run, raw, tmp_path / "out") == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert f"{path.name}: " in line and "do not trust this segmentation" in line
+    cases = record_of(tmp_path / "out")["cases"]
+    assert [len(cases[name]["warnings"]) for name in names] == [1, 0, 0]
+    assert cases[names[0]]["warnings"][0] in line

@@ -337,9 +337,7 @@ def test_too_little_memory_anywhere_is_one_case_s(tmp_path, monkeypatch, functio
     if function != "predict":
         monkeypatch.setattr(prediction, function, short)
     options = {"maps": ("probabilities", "entropy"), "postprocessing": Postprocessing()}
-    first, second, third = run(
-        tmp_path / "raw", tmp_path / "out", short if function == "predict" else by_brightness, **options
-    )
+    _, second, _ = run(tmp_path / "raw", tmp_path / "out", short if function == "predict" else by_brightness, **options)
     assert str(second) == f"case b: does not fit in memory. {hint}, or use a machine with more"
     assert second.__traceback__ is None and second.__cause__ is None
     kinds = ("", "-entropy", "-probabilities")
@@ -378,3 +376,7 @@ def test_probabilities_that_are_not_numbers_are_no_segmentation(tmp_path):
     )
     assert "probabilities that are not numbers" in str(result)
     assert not (tmp_path / "out").exists()
+
+
+def test_no_cases_are_no_segmentations(tmp_path):
+    assert list(predict_cases([], by_brightness, SETTINGS, tmp_path)) == []
