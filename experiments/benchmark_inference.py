@@ -40,10 +40,12 @@ from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.data.preprocessing import CropBox, Preprocessing
 from jaxbrats.data.raw.cases import Case, find_cases
 from jaxbrats.data.raw.geometry import bounding_box
-from jaxbrats.inference.network import Network, load_network, make_apply
+from jaxbrats.inference.network import Network, load_network
 from jaxbrats.inference.predict import predict_cases
-from jaxbrats.inference.sliding_window import predict_probabilities, window_starts
+from jaxbrats.inference.predictor import Predictor
+from jaxbrats.inference.sliding_window import window_starts
 from jaxbrats.model.unet import UNet3D
+from jaxbrats.runs.record import read_record
 from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
@@ -79,13 +81,17 @@ def random_network(window: tuple[int, int, int] = (128, 128, 128), **changes: An
     return Network(pathlib.Path("random weights"), 0, settings, model, jax.tree.map(np.asarray, variables))
 
 
+def trained_network(workdir: pathlib.Path) -> Network:
+    """The best network of a run."""
+    record = read_record(workdir)
+    return load_network(workdir, record.settings, record.frame)
+
+
 def segment_with_jaxbrats(job: Job, out: pathlib.Path) -> float:
     """Segments the case into `out`; returns the seconds that the windows took."""
     use_compiled_convolution()
     spent = []
-    predict = functools.partial(
-        predict_probabilities, make_apply([job.network]), window=job.network.preprocessing.crop, overlap=OVERLAP
-    )
+    predict = Predictor([job.network], job.network.preprocessing.crop, OVERLAP)
 
     def timed(image: np.ndarray) -> np.ndarray:
         start = time.perf_counter()
@@ -260,7 +266,7 @@ def main() -> int:
     """Times, prints and writes the report."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes
     jax.config.update("jax_platforms", "cpu")
-    network = load_network(_WORKDIR.value) if _WORKDIR.value else random_network()
+    network = trained_network(pathlib.Path(_WORKDIR.value)) if _WORKDIR.value else random_network()
     network = dataclasses.replace(network, variables=jax.tree.map(np.asarray, network.variables))
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)

@@ -20,8 +20,11 @@ from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation.statistics import summarise
 from jaxbrats.evaluation.tables import Row
-from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.network import load_network
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs.evaluate import case_records, score_cases, validation_cases
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import printable
 from jaxbrats.system.files import write_text
 
 FLAGS = flags.FlagValues()
@@ -41,9 +44,11 @@ def main() -> int:
     problems = []
     for checkpoint in tqdm(_CHECKPOINTS.value, desc="checkpoints"):
         workdir, _, step = checkpoint.partition(":")
-        network = load_network(workdir, step or "best")
-        rows, unread = score_cases(cases, make_predict([network]), case_records(data_dir, network.preprocessing))
-        table[f"{workdir}:{network.step}"] = rows
+        record = read_record(pathlib.Path(workdir))
+        network = load_network(workdir, record.settings, record.frame, step or "best")
+        predict = Predictor([network], network.preprocessing.crop).labels
+        rows, unread = score_cases(cases, predict, case_records(data_dir, network.preprocessing))
+        table[printable(f"{workdir}:{network.step}")] = rows
         problems += [problem for problem in unread if str(problem) not in map(str, problems)]
     text = markdown(table)
     print(text)

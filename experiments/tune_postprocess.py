@@ -29,11 +29,12 @@ from jaxbrats.data.labels import REGIONS, region_mask
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
-from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.network import load_network
 from jaxbrats.inference.postprocess import Postprocessing, postprocess, write_postprocessing
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs.evaluate import affine_of, case_records, validation_cases
 from jaxbrats.runs.record import read_record
-from jaxbrats.system.errors import InputError
+from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.processes import available_cpus, map_in_processes
 
 FLAGS = flags.FlagValues()
@@ -65,11 +66,13 @@ class Prediction:
 
 def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) -> Iterator[Prediction]:
     """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`."""
-    network = load_network(workdir, step)
-    data_dir = read_record(workdir).data_dir
+    record = read_record(workdir)
+    network = load_network(workdir, record.settings, record.frame, step)
+    data_dir = record.data_dir
     records = case_records(data_dir, network.preprocessing)
-    predict = make_predict([network])
-    for case in tqdm(validation_cases(data_dir), desc=f"tuning {workdir.name}", unit="case", dynamic_ncols=True):
+    predict = Predictor([network], network.preprocessing.crop).labels
+    title = f"tuning {printable(workdir.name)}"
+    for case in tqdm(validation_cases(data_dir), desc=title, unit="case", dynamic_ncols=True):
         try:
             image, truth = read_image(case), read_labels(case)
         except InputError as problem:

@@ -6,11 +6,15 @@
 The input is one case's folder or a cohort in any form that `jaxbrats preprocess` takes; segmentations are not needed.
 Each case is prepared as the run's own were: normalised, turned to their orientation and resampled to their spacing
 where it has another. Windows of the size of the run's crop go over the brain, and their predictions are blended.
-Writes OUTPUT/CASE.nii.gz on the voxels of the case's own files, and OUTPUT/CASE.png to look at. For research and
-education; not a medical device.
+
+Writes OUTPUT/CASE.nii.gz on the voxels of the case's own files, OUTPUT/CASE.png to look at, and what made them into
+OUTPUT/predictions.json. The same command again predicts only what is missing or whose files have changed; other runs or
+options need another folder. A case that cannot be segmented is named and the others go on; so is one whose images look
+unlike those that a network is trained on. For research and education; not a medical device.
 """
 
-import functools
+import dataclasses
+import errno
 import pathlib
 import sys
 
@@ -19,16 +23,24 @@ from tqdm import tqdm
 
 from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.data.raw.cases import find_cases
-from jaxbrats.inference.network import load_ensemble, make_apply
-from jaxbrats.inference.postprocess import read_postprocessing
-from jaxbrats.inference.predict import MODES, predict_cases
-from jaxbrats.inference.sliding_window import predict_probabilities
+from jaxbrats.inference.network import load_ensemble
+from jaxbrats.inference.output_folder import made_by, open_output
+from jaxbrats.inference.patient import MODES
+from jaxbrats.inference.postprocess import Postprocessing, read_postprocessing
+from jaxbrats.inference.predict import Segmentation, output_names, predict_cases
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.report.overlays import plot_overlay
-from jaxbrats.system.errors import InputError
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError, printable
+from jaxbrats.system.files import disk_error
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_list(
-    "workdir", None, "The run's folder; several, as RUN,RUN, are averaged.", required=True, flag_values=FLAGS
+    "workdir",
+    None,
+    "The run's folder; the predictions of several, RUN,RUN, are averaged.",
+    required=True,
+    flag_values=FLAGS,
 )
 _INPUT = flags.DEFINE_string("input", None, "Folder of a case or of a cohort.", required=True, flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the segmentations.", required=True, flag_values=FLAGS)
@@ -71,44 +83,75 @@ _CONVENTION = flags.DEFINE_enum(
 def main() -> int:
     """Predicts and prints how many cases were segmented; 1 if one could not be."""
     prepare_jax()
-    networks = load_ensemble(_WORKDIR.value, _STEP.value)
+    workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
+    records = [(workdir, read_record(workdir)) for workdir in workdirs]
+    networks = load_ensemble([(workdir, record.settings, record.frame) for workdir, record in records], _STEP.value)
     settings = networks[0].preprocessing
-    workdirs = [network.workdir for network in networks]
-    postprocessing = read_postprocessing(workdirs) if _POSTPROCESS.value else None
+    postprocessing = read_postprocessing(workdirs) if _POSTPROCESS.value else Postprocessing()
+    maps = [name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value]
+    options = {
+        "mode": _MODE.value,
+        "overlap": _OVERLAP.value,
+        "mirror": _MIRROR.value,
+        "postprocess": dataclasses.asdict(postprocessing),
+        "labels": _CONVENTION.value,
+        "maps": maps,
+    }
     cohort = find_cases(_INPUT.value, settings.modalities)
-    problems: list[InputError] = list(cohort.problems)
     folder = pathlib.Path(_OUTPUT.value)
-    results = predict_cases(
-        cohort.cases,
-        functools.partial(
-            predict_probabilities,
-            make_apply(networks, _MIRROR.value),
-            window=settings.crop,
-            overlap=_OVERLAP.value,
-            batch=_BATCH.value,
-        ),
-        settings,
-        folder,
-        frame=networks[0].frame,
-        mode=_MODE.value,
-        postprocessing=postprocessing,
-        convention=_CONVENTION.value,
-        maps=[name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value],
-    )
-    for result in tqdm(results, desc="predicting", unit="case", total=len(cohort.cases), dynamic_ncols=True):
-        if isinstance(result, InputError):
-            problems.append(result)
-            continue
+    problems: list[InputError] = list(cohort.problems)
+    without_picture: list[InputError] = []
+    predictor = Predictor(networks, settings.crop, _OVERLAP.value, _BATCH.value, _MIRROR.value)
+    made = made_by(networks, options)
+    with open_output(folder, made, cohort.cases, lambda case: [*output_names(case, maps), f"{case}.png"]) as output:
+        if output.already:
+            print(f"{output.already} of {len(cohort.cases)} cases are there already")
+        results = predict_cases(
+            output.todo,
+            predictor,
+            settings,
+            folder,
+            frame=networks[0].frame,
+            mode=_MODE.value,
+            postprocessing=postprocessing,
+            convention=_CONVENTION.value,
+            maps=maps,
+        )
+        for result in tqdm(results, desc="predicting", unit="case", total=len(output.todo), dynamic_ncols=True):
+            if isinstance(result, InputError):
+                problems.append(result)
+                output.add_problem(result)
+                continue
+            for warning in result.warnings:
+                tqdm.write(f"warning: {warning}", file=sys.stderr)
+            problem = _draw(result, folder, settings.modalities[0])
+            without_picture += [problem] if problem else []
+            output.add(result, [*output_names(result.case, maps), *([] if problem else [f"{result.case}.png"])])
+    done = len(cohort.cases) + len(cohort.problems) - len(problems)
+    print(f"{done} of {done + len(problems)} cases segmented in {printable(str(folder))}")
+    for problem in problems:
+        print(f"not segmented: {problem}", file=sys.stderr)
+    for problem in without_picture:
+        print(f"segmented, but without a picture: {problem}", file=sys.stderr)
+    return 1 if problems or without_picture else 0
+
+
+def _draw(result: Segmentation, folder: pathlib.Path, modality: str) -> InputError | None:
+    """Draws a case; returns why it could not be drawn. Only a disk that takes no more files ends the cohort."""
+    path = folder / f"{result.case}.png"
+    try:
         plot_overlay(
             result.image[..., 0],
             [("prediction", result.labels)],
-            folder / f"{result.case}.png",
+            path,
             affine=result.affine,
-            title=result.case,
-            image_title=settings.modalities[0],
+            title=printable(result.case),
+            image_title=modality,
         )
-    done = len(cohort.cases) + len(cohort.problems) - len(problems)
-    print(f"{done} of {done + len(problems)} cases segmented in {folder}")
-    for problem in problems:
-        print(f"not segmented: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    except Exception as error:
+        trouble = disk_error(error, path)
+        if trouble is not None and trouble.errno != errno.ENAMETOOLONG:
+            raise
+        reason = " ".join(str(error).split())
+        return InputError(f"cannot be drawn ({type(error).__name__}: {reason})", case=result.case, file=path)
+    return None

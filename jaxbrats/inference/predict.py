@@ -1,57 +1,66 @@
-"""From patients' NIfTI files to NIfTI segmentations.
+"""From patients' NIfTI files to segmentations on the voxels of these files.
 
-A patient's volumes are normalised as the training cases were, turned to their orientation and, where the voxels are of
-another size, resampled to their spacing. The network's probabilities are brought back to the voxels of the files before
-labels are chosen, so that a segmentation is as fine as the patient's own images.
+The network's probabilities are brought back to the voxels of the files before labels are chosen, so that a segmentation
+is as fine as the patient's own images.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import errno
 import functools
-import math
+import itertools
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-import nibabel as nib
 import numpy as np
 
-from jaxbrats.data.labels import BACKGROUND
-from jaxbrats.data.preprocessing import CropBox, Preprocessing, paste, preprocess_images
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
-from jaxbrats.data.raw.geometry import Frame, same_spacing
-from jaxbrats.data.raw.nifti import Volume, write_labels, write_map
+from jaxbrats.data.raw.geometry import Frame
+from jaxbrats.data.raw.nifti import write_labels, write_map
+from jaxbrats.inference.decoding import background_probabilities, entropy, labels_from_probabilities
+from jaxbrats.inference.patient import Patient, read_patient
 from jaxbrats.inference.postprocess import Postprocessing, postprocess
+from jaxbrats.inference.source_files import SourceFile
 from jaxbrats.system.errors import InputError
 
-MODES = ("window", "crop")
 MAPS = ("probabilities", "entropy")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What was predicted for a case, in the box of its volume that was looked at, in the training orientation.
+    """What was predicted for a case.
 
     Attributes:
-        case: Its name.
-        path: The file written.
-        image: Normalised modalities, `(X, Y, Z, C)`.
-        labels: Its labels, `(X, Y, Z)`.
-        affine: `(4, 4)` of both, in mm.
+        case: Name of the case.
+        path: The label file; None where nothing was to be written.
+        file_labels: Labels `(X, Y, Z)` uint8 on the voxels of the case's own files.
+        file_affine: `(4, 4)` of the files, in mm.
+        image: Normalised modalities `(X, Y, Z, C)` in the box that was looked at, in the training orientation.
+        labels: Labels `(X, Y, Z)` uint8 of the image.
+        affine: `(4, 4)` of image and labels, in mm.
+        sources: Modality -> the file that was read.
+        warnings: What is doubtful about the images, and what that means for the segmentation.
     """
 
     case: str
-    path: pathlib.Path
+    path: pathlib.Path | None
+    file_labels: np.ndarray
+    file_affine: np.ndarray
     image: np.ndarray
     labels: np.ndarray
     affine: np.ndarray
+    sources: dict[str, SourceFile]
+    warnings: tuple[InputError, ...]
 
 
 def predict_cases(
     cases: Sequence[Case],
     predict: Callable[[np.ndarray], np.ndarray],
     settings: Preprocessing,
-    folder: pathlib.Path,
+    folder: pathlib.Path | None,
     *,
     frame: Frame | None = None,
     mode: str = "window",
@@ -61,14 +70,14 @@ def predict_cases(
 ) -> Iterator[Segmentation | InputError]:
     """Segments cases one after the other and writes `folder/CASE.nii.gz` on the voxels of each case's own files.
 
-    Of the voxels outside the box that the network saw, all are background. The next case is read while the network is
-    at work.
+    All voxels outside the box that the network was given are background. The next case is read while the network is at
+    work; no more than these two are held.
 
     Args:
         cases: What to segment; their segmentations, where they have any, are not read.
-        predict: Image `(X, Y, Z, C)`, no smaller than the crop, to probabilities `(X, Y, Z, K)`.
+        predict: Image `(X, Y, Z, C)`, no smaller than the crop, to probabilities `(X, Y, Z, K)`, such as a `Predictor`.
         settings: Preprocessing of the run.
-        folder: Where to write.
+        folder: Where to write; None writes nothing.
         frame: Orientation and spacing of the training cases; None predicts on the files' voxels as they are.
         mode: 'window' predicts in the brain's bounding box, 'crop' in the crop about the centre that training used.
         postprocessing: What is done to the labels; None for nothing.
@@ -77,115 +86,104 @@ def predict_cases(
             uncertainty in nats, 0 to ln K, as CASE-entropy.nii.gz.
 
     Yields:
-        For each case in turn what was predicted, or what is wrong with it.
+        For each case in turn what was predicted, or why it could not be: files that cannot be used, memory that does
+        not suffice, a name too long to write. Such a case leaves no file behind.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: the folder cannot be written, because the disk is full or read-only, for example.
     """
-    read = functools.partial(_read, settings=settings, frame=frame, mode=mode)
+    read = functools.partial(read_patient, settings=settings, frame=frame, mode=mode)
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         coming = None
-        for case, following in zip(cases, [*cases[1:], None], strict=True):
+        for case, following in itertools.zip_longest(cases, cases[1:]):
             reading = coming or reader.submit(read, case)
             coming = reader.submit(read, following) if following else None
             try:
-                patient = reading.result()
-                probabilities = geometry.resample(predict(patient.seen), patient.box.size)
+                # Yielded without a name, so that it is not kept while the next case is at work.
+                yield _segment(case.name, reading.result, predict, folder, postprocessing, convention, maps)
             except InputError as problem:
+                # The frames of its traceback would keep the arrays of the case.
+                problem.__traceback__ = problem.__cause__ = problem.__context__ = None
                 yield problem
-                continue
-            except MemoryError:
-                hint = "Lower --batch, or use a machine with more"
-                yield InputError("does not fit in memory", case=case.name, hint=hint)
-                continue
-            labels = np.argmax(probabilities, axis=-1).astype(np.uint8)
-            if postprocessing is not None:
-                labels = postprocess(labels, nib.affines.voxel_sizes(patient.affine), postprocessing)
-            _write_maps(folder, case.name, patient, probabilities, maps)
-            path = folder / f"{case.name}.nii.gz"
-            write_labels(path, patient.on_file(labels), patient.header, convention)
-            yield Segmentation(case.name, path, patient.image, labels, patient.affine)
+            del reading
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Entropy of class probabilities `(..., K)` in nats, 0 where one is certain, ln K where all are equal."""
-    least = np.finfo(probabilities.dtype).tiny
-    return -np.sum(probabilities * np.log(np.maximum(probabilities, least)), axis=-1)
+def output_names(case: str, maps: Collection[str] = ()) -> list[str]:
+    """Names of the files that `predict_cases` writes for a case."""
+    return [*(f"{case}-{name}.nii.gz" for name in MAPS if name in maps), f"{case}.nii.gz"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Patient:
-    """A case as read.
-
-    Attributes:
-        image: Normalised modalities in the box, `(X, Y, Z, C)`, turned to the training orientation.
-        seen: The same at the training spacing: what the network sees.
-        box: Of the turned volume.
-        affine: `(4, 4)` of the box.
-        orientation: Of the box; None for the file's own.
-        header: Of the file to write.
-    """
-
-    image: np.ndarray
-    seen: np.ndarray
-    box: CropBox
-    affine: np.ndarray
-    orientation: str | None
-    header: nib.Nifti1Header
-
-    def on_file(self, array: np.ndarray, background: float | Sequence[float] = 0) -> np.ndarray:
-        """An array of the box on the voxels of the file, `background` outside the box."""
-        whole = paste(array, self.box, background)
-        if self.orientation is None:
-            return whole
-        return geometry.undo_reorient(whole, self.header.get_best_affine(), self.orientation)
-
-
-def _read(case: Case, settings: Preprocessing, frame: Frame | None, mode: str) -> _Patient:
-    choose_box = functools.partial(_choose_box, crop=settings.crop, frame=frame, mode=mode)
-    image, box, header = preprocess_images(case, settings, frame and frame.orientation, choose_box)
-    affine, seen = header.get_best_affine(), image
-    if frame is not None:
-        affine = geometry.reoriented_affine(affine, header.get_data_shape()[:3], frame.orientation)
-        seen = geometry.resample(image, _seen_shape(box, affine, settings.crop, frame, mode))
-    affine = affine @ nib.affines.from_matvec(np.eye(3), np.array(box.origin))
-    return _Patient(image, seen, box, affine, frame and frame.orientation, header)
-
-
-def _choose_box(volumes: Sequence[Volume], crop: tuple[int, int, int], frame: Frame | None, mode: str) -> CropBox:
-    """What is looked at of a patient, as large as what the network was trained on at least."""
-    least, spacing = crop, nib.affines.voxel_sizes(volumes[0].affine)
-    if frame is not None and not same_spacing(spacing, frame.spacing_mm):
-        sides = zip(crop, frame.spacing_mm, spacing, strict=True)
-        least = tuple(math.ceil(size * trained / own) for size, trained, own in sides)
-    if mode == "crop":
-        return CropBox.about_centre(volumes[0].data.shape, least)
-    brain = volumes[0].data != 0
-    for volume in volumes[1:]:
-        brain |= volume.data != 0
-    return CropBox.about(geometry.bounding_box(brain), brain.shape, least)
+def _segment(
+    name: str,
+    read: Callable[[], Patient],
+    predict: Callable[[np.ndarray], np.ndarray],
+    folder: pathlib.Path | None,
+    postprocessing: Postprocessing | None,
+    convention: str,
+    maps: Collection[str],
+) -> Segmentation:
+    with _of_this_case(name, "Use a machine with more"):
+        patient = read()
+    with _of_this_case(name, "Predict fewer windows at once (--batch), or use a machine with more"):
+        probabilities = predict(patient.network_input)
+        if np.isnan(probabilities.min()):
+            problem = "the network gives probabilities that are not numbers"
+            raise InputError(problem, case=name, hint="Choose another --step, and look at the case's intensities")
+    with _of_this_case(name, "Ask for no maps, or use a machine with more" if maps else "Use a machine with more"):
+        probabilities = geometry.resample(probabilities, patient.box.size)
+        labels = labels_from_probabilities(probabilities)
+        if postprocessing is not None:
+            labels = postprocess(labels, patient.spacing_mm, postprocessing)
+        file_labels = patient.on_file(labels)
+        path = None
+        if folder is not None:
+            path = folder / f"{name}.nii.gz"
+            with _all_or_none(folder, output_names(name, maps)):
+                _write_maps(folder, patient, probabilities, maps)
+                write_labels(path, file_labels, patient.header, convention)
+    return Segmentation(
+        name,
+        path,
+        file_labels,
+        patient.header.get_best_affine(),
+        patient.image,
+        labels,
+        patient.affine,
+        patient.sources,
+        patient.warnings,
+    )
 
 
-def _seen_shape(
-    box: CropBox, affine: np.ndarray, crop: tuple[int, int, int], frame: Frame, mode: str
-) -> tuple[int, int, int]:
-    """Size of the box in voxels of the training spacing."""
-    spacing = nib.affines.voxel_sizes(affine)
-    if same_spacing(spacing, frame.spacing_mm):
-        return box.size
-    if mode == "crop":
-        return crop
-    shape = geometry.resampled_shape(box.size, spacing, frame.spacing_mm)
-    return tuple(max(size, least) for size, least in zip(shape, crop, strict=True))
-
-
-def _write_maps(
-    folder: pathlib.Path, name: str, patient: _Patient, probabilities: np.ndarray, maps: Collection[str]
-) -> None:
-    if "probabilities" in maps:
-        certain = np.eye(probabilities.shape[-1])[BACKGROUND]
-        whole = patient.on_file(probabilities, background=certain)
-        write_map(folder / f"{name}-probabilities.nii.gz", whole, patient.header)
+def _write_maps(folder: pathlib.Path, patient: Patient, probabilities: np.ndarray, maps: Collection[str]) -> None:
     if "entropy" in maps:
         whole = patient.on_file(entropy(probabilities))
-        write_map(folder / f"{name}-entropy.nii.gz", whole, patient.header)
+        write_map(folder / f"{patient.case}-entropy.nii.gz", whole, patient.header)
+    if "probabilities" in maps:
+        whole = patient.on_file(probabilities, background_probabilities(probabilities.shape[-1]))
+        write_map(folder / f"{patient.case}-probabilities.nii.gz", whole, patient.header)
+
+
+@contextlib.contextmanager
+def _of_this_case(case: str, hint: str) -> Iterator[None]:
+    """Turns what is the trouble of one case, not of all, into an `InputError`; `hint` is for too little memory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise InputError("does not fit in memory", case=case, hint=hint) from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        hint = "Give the case's files a shorter name"
+        raise InputError("its name is too long for the files to write", case=case, hint=hint) from error
+
+
+@contextlib.contextmanager
+def _all_or_none(folder: pathlib.Path, names: Sequence[str]) -> Iterator[None]:
+    """Removes the files of a case again where one of them cannot be written."""
+    try:
+        yield
+    except BaseException:
+        for name in names:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+        raise

@@ -24,6 +24,8 @@ from jaxbrats.data.labels import NUM_CLASSES
 _SIGMA, _LEAST_WEIGHT = 1 / 8, 1e-3
 # Share of a device's memory that image and probabilities may take; the rest is the network's.
 _DEVICE_SHARE = 0.25
+# How XLA says that memory ran out: by its own allocator, and where a call into compiled code throws.
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "XLA FFI call failed", "bad_alloc")
 
 Size = tuple[int, int, int]
 Item = TypeVar("Item")
@@ -65,7 +67,7 @@ def predict_probabilities(
     on_device: bool | None = None,
     num_classes: int = NUM_CLASSES,
 ) -> np.ndarray:
-    """Applies a network to a whole volume.
+    """Applies a network to a whole volume; to one no larger than a window in a single call, with nothing to blend.
 
     Args:
         apply: Windows `(batch, *window, C)` to probabilities `(batch, *window, num_classes)`.
@@ -88,18 +90,37 @@ def predict_probabilities(
     image = _pad(image, [(size // 2, size - size // 2) for size in missing])
     axes = [window_starts(length, size, overlap) for length, size in zip(image.shape[:3], window, strict=True)]
     starts = np.array(list(itertools.product(*axes)), np.int32)
-    weights = gaussian_weights(window)
-    if on_device is None:
-        on_device = _fits_on_device(math.prod(_bucket(image.shape[:3], window)) * (image.shape[3] + num_classes) * 4)
-    blend = _blend_on_device if on_device else _blend_on_host
     try:
-        total = blend(apply, image, weights, _batches(starts, batch), num_classes)
+        if len(starts) == 1:
+            probabilities = np.asarray(apply(np.repeat(image[None], batch, axis=0))[0])
+        else:
+            probabilities = _blended(apply, image, window, starts, batch, on_device, num_classes)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if any(words in str(error) for words in _OUT_OF_MEMORY):
             raise MemoryError(str(error)) from error
         raise
+    return probabilities[
+        tuple(slice(size // 2, size // 2 + length) for size, length in zip(missing, shape, strict=True))
+    ]
+
+
+def _blended(
+    apply: Apply,
+    image: np.ndarray,
+    window: Size,
+    starts: np.ndarray,
+    batch: int,
+    on_device: bool | None,
+    num_classes: int,
+) -> np.ndarray:
+    weights = gaussian_weights(window)
+    if on_device is None:
+        size = math.prod(_padded_shape(image.shape[:3], window)) * (image.shape[3] + num_classes) * 4
+        on_device = _fits_on_device(size)
+    blend = _blend_on_device if on_device else _blend_on_host
+    total = blend(apply, image, weights, _batches(starts, batch), num_classes)
     total /= _summed_weights(image.shape[:3], starts, weights)[..., None]
-    return total[tuple(slice(size // 2, size // 2 + length) for size, length in zip(missing, shape, strict=True))]
+    return total
 
 
 def _batches(starts: np.ndarray, size: int) -> Iterator[Batch]:
@@ -116,7 +137,7 @@ def _summed_weights(shape: Sequence[int], starts: np.ndarray, weights: np.ndarra
     return total
 
 
-def _bucket(shape: Sequence[int], window: Size) -> Size:
+def _padded_shape(shape: Sequence[int], window: Size) -> Size:
     """The size that a volume is given on the device, one of few: from a window on, in steps of half a window."""
     steps = [-(-size // 2) for size in window]
     return tuple(max(-(-length // step) * step, size) for length, step, size in zip(shape, steps, window, strict=True))
@@ -136,9 +157,9 @@ def _blend_on_device(
     apply: Apply, image: np.ndarray, weights: np.ndarray, batches: Iterable[Batch], num_classes: int
 ) -> np.ndarray:
     shape = image.shape[:3]
-    bucket = _bucket(shape, weights.shape)
-    padded = jnp.asarray(_pad(image, [(0, size - length) for size, length in zip(bucket, shape, strict=True)]))
-    weights, total = jnp.asarray(weights), jnp.zeros((*bucket, num_classes), jnp.float32)
+    padded_shape = _padded_shape(shape, weights.shape)
+    padded = jnp.asarray(_pad(image, [(0, size - length) for size, length in zip(padded_shape, shape, strict=True)]))
+    weights, total = jnp.asarray(weights), jnp.zeros((*padded_shape, num_classes), jnp.float32)
     for starts, counted in batches:
         probabilities = apply(_cut(padded, starts, weights.shape))
         total = _add(total, probabilities, weights, starts, counted)

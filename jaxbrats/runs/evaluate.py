@@ -21,8 +21,9 @@ from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.evaluation import statistics, tables
 from jaxbrats.evaluation.evaluate import CaseScores, ranked, region_dice, score_cases
 from jaxbrats.evaluation.volumes import ScoredCase
-from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.network import load_network
 from jaxbrats.inference.predictions import write_prediction
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.report.overlays import plot_overlay
 from jaxbrats.runs.record import RunRecord, check_data, portable, read_record
 from jaxbrats.system import files
@@ -120,7 +121,7 @@ def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]
 
 
 def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
-    network = load_network(record.workdir, step)
+    network = load_network(record.workdir, record.settings, record.frame, step)
     cases = validation_cases(record, dataset) if own else cases_not_trained_on(record, dataset)
     if len(cases) < len(dataset.cases) and not own:
         print(
@@ -136,7 +137,7 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         elif case.content[2:] in trained_on:
             raise InputError("has the arrays of a case that the run was trained on", case=case.name, file=case.image)
 
-    predict = make_predict([network])
+    predict = Predictor([network], network.preprocessing.crop).labels
     scored: list[CaseScores] = []
     problems: list[InputError] = []
     with files.replacing_folder(record.workdir / "predictions") as predictions:

@@ -11,8 +11,11 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from isal import isal_zlib
+
 from jaxbrats.system.errors import InputError, printable
 
+_BLOCK = 1 << 20
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What is wrong with the disk or the folder, not with the program: said in a line instead of a traceback.
@@ -97,6 +100,19 @@ def _temporary_name(name: str) -> str:
         return prefix + name
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return prefix + digest + "".join(pathlib.PurePath(name).suffixes[-2:])
+
+
+def checksum(path: str | pathlib.Path) -> str:
+    """CRC-32 of a file's bytes, as 'crc32:...': tells damage and change, not malice.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    value = 0
+    with pathlib.Path(path).open("rb") as file:
+        while block := file.read(_BLOCK):
+            value = isal_zlib.crc32(block, value)
+    return f"crc32:{value:08x}"
 
 
 def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | None:

@@ -8,13 +8,10 @@ without an error. So each checkpoint gets a list of its files, with sizes and CR
 
 import pathlib
 
-from isal import isal_zlib
-
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import read_json, write_json
+from jaxbrats.system.files import checksum, read_json, write_json
 
 _NAME = "checksums.json"
-_BLOCK = 1 << 20
 
 
 class DamagedCheckpointError(InputError):
@@ -28,7 +25,7 @@ def write_checksums(folder: pathlib.Path) -> None:
         OSError: the list cannot be written.
     """
     paths = sorted(path for path in folder.glob("*/**/*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)] for path in paths}
+    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, checksum(path)] for path in paths}
     write_json(folder / _NAME, {"files": files})
 
 
@@ -50,24 +47,16 @@ def verify(folder: pathlib.Path, part: str = "") -> None:
     need((folder / _NAME).exists(), folder / _NAME, "is missing")
     try:
         files = read_json(folder / _NAME)["files"]
-        expected = {str(name): (int(size), str(checksum)) for name, (size, checksum) in files.items()}
+        expected = {str(name): (int(size), str(value)) for name, (size, value) in files.items()}
     except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedCheckpointError("is damaged", file=folder / _NAME) from error
-    for name, (size, checksum) in expected.items():
+    for name, (size, value) in expected.items():
         path = folder / name
         if not name.startswith(part):
             continue
         try:
             found = path.stat().st_size
             need(found == size, path, f"has {found} bytes, {size} were written")
-            need(_checksum(path) == checksum, path, "holds other bytes than were written")
+            need(checksum(path) == value, path, "holds other bytes than were written")
         except OSError as error:
             raise DamagedCheckpointError(f"cannot be read ({error.strerror})", file=path) from error
-
-
-def _checksum(path: pathlib.Path) -> str:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            value = isal_zlib.crc32(block, value)
-    return f"crc32:{value:08x}"

@@ -7,7 +7,9 @@ import pytest
 from jaxbrats import commands
 from jaxbrats.data.arrays import find_arrays, read_image, read_labels
 from jaxbrats.evaluation.tables import read_csv
-from jaxbrats.inference.network import load_network, make_predict
+from jaxbrats.inference.network import load_network
+from jaxbrats.inference.predictor import Predictor
+from jaxbrats.runs.record import read_record
 
 
 @pytest.fixture
@@ -23,7 +25,9 @@ def test_scores_of_the_validation_cases(run, tiny_data, capsys):
     assert [line.split()[0] for line in table.splitlines()[2:]] == ["WT", "TC", "ET", "NCR", "ED"]
     rows = {(row["case"], row["region"]): row["dice"] for row in read_csv(run / "evaluation" / "cases.csv")}
     split = json.loads((tiny_data / "split.json").read_text())
-    predict = make_predict([load_network(run, "latest")])
+    record = read_record(run)
+    network = load_network(run, record.settings, record.frame, "latest")
+    predict = Predictor([network], network.preprocessing.crop).labels
     for case in find_arrays(tiny_data):
         if case.name not in split["val"]:
             assert (case.name, "WT") not in rows

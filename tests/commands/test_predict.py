@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 
 import nibabel as nib
@@ -5,15 +7,24 @@ import numpy as np
 import pytest
 
 from jaxbrats import commands
+from jaxbrats.commands import predict as command
 from jaxbrats.data.arrays import find_arrays, read_image
 from jaxbrats.data.preprocessing import CropBox, paste
-from jaxbrats.inference.network import load_network, make_apply, make_predict
+from jaxbrats.inference.network import load_network
+from jaxbrats.inference.output_folder import OutputFolder
 from jaxbrats.inference.postprocess import Postprocessing, write_postprocessing
-from jaxbrats.inference.sliding_window import predict_probabilities
+from jaxbrats.inference.predictor import Predictor
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.locks import locked
 
 
 def predict(run, source, output, *more):
     return commands.run(["predict", f"--workdir={run}", f"--input={source}", f"--output={output}", *more])
+
+
+def predictor(run, **options):
+    record = read_record(run)
+    return Predictor([load_network(run, record.settings, record.frame)], (16, 16, 16), **options)
 
 
 def voxels(path):
@@ -23,7 +34,7 @@ def voxels(path):
 def test_a_cohort_by_its_centre_crops(tiny_run, tiny_cohort, tiny_data, tmp_path, capsys):
     assert predict(tiny_run, tiny_cohort, tmp_path, "--mode=crop") == 0
     assert "8 of 8 cases segmented" in capsys.readouterr().out
-    network_labels = make_predict([load_network(tiny_run)])
+    network_labels = predictor(tiny_run).labels
     for case in find_arrays(tiny_data):
         written = nib.load(tmp_path / f"{case.name}.nii.gz")
         source = nib.load(tiny_cohort / case.name / f"{case.name}-t2f.nii.gz")
@@ -55,8 +66,7 @@ def test_windows_go_over_the_brain(tiny_run, tiny_cohort, tmp_path):
     box = tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(brain))
     assert all(side.stop - side.start >= 16 for side in box)
     image = np.stack([(one - one.min()) / np.ptp(one).astype(np.float32) for one in sources], axis=-1)[box]
-    apply = make_apply([load_network(tiny_run)], mirror=True)
-    expected = predict_probabilities(apply, image.astype(np.float32), (16, 16, 16), overlap=0.25)
+    expected = predictor(tiny_run, overlap=0.25, mirror=True)(image.astype(np.float32))
     probabilities = voxels(tmp_path / "out" / f"{case.name}-probabilities.nii.gz")
     np.testing.assert_allclose(probabilities[box], expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=0, atol=1e-5)
@@ -115,3 +125,172 @@ def test_mistakes(tiny_run, tiny_cohort, tmp_path, capsys, change, message):
     flags = {"--workdir": tiny_run, "--input": tiny_cohort, "--output": tmp_path, "--step": "best"} | change
     assert commands.run(["predict", *(f"{name}={value}" for name, value in flags.items())]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def three(tiny_cohort, tmp_path):
+    """Three cases that may be written to, and their names."""
+    names = sorted(path.name for path in tiny_cohort.iterdir())[:3]
+    for name in names:
+        shutil.copytree(tiny_cohort / name, tmp_path / "raw" / name)
+    return tmp_path / "raw", names
+
+
+def record_of(out):
+    return json.loads((out / "predictions.json").read_text())
+
+
+def times(out):
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("*.[np]*") if path.suffix in (".gz", ".png")}
+
+
+def test_the_same_again_does_only_what_changed(tiny_run, three, tmp_path, capsys):
+    raw, names = three
+    out = tmp_path / "out"
+    assert predict(tiny_run, raw, out) == 0
+    before = times(out)
+    record = record_of(out)
+    assert record["options"]["overlap"] == 0.5
+    assert record["runs"][0]["workdir"] == str(tiny_run)
+    assert {case["status"] for case in record["cases"].values()} == {"done"}
+    assert record["cases"][names[0]]["files"] == [f"{names[0]}.nii.gz", f"{names[0]}.png"]
+    assert predict(tiny_run, raw, out) == 0
+    assert "3 of 3 cases are there already" in capsys.readouterr().out
+    assert (times(out), record_of(out)) == (before, record)
+    # A later time alone is no change, other voxels are.
+    os.utime(raw / names[0] / f"{names[0]}-t2f.nii.gz")
+    changed = raw / names[1] / f"{names[1]}-t1c.nii.gz"
+    image = nib.load(changed)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) // 2, None, image.header), changed)
+    (out / f"{names[2]}.png").unlink()
+    assert predict(tiny_run, raw, out) == 0
+    assert "1 of 3 cases are there already" in capsys.readouterr().out
+    after = times(out)
+    assert {name for name in before if before[name] != after[name]} == set(before) - {
+        f"{names[0]}.nii.gz",
+        f"{names[0]}.png",
+    }
+
+
+def test_other_runs_and_options_are_refused(tiny_run, three, tmp_path, capsys):
+    raw, _ = three
+    out = tmp_path / "out"
+    assert predict(tiny_run, raw, out) == 0
+    before = {path: path.read_bytes() for path in out.iterdir() if path.name != ".predict.lock"}
+    capsys.readouterr()
+    for options, message in (
+        ("--overlap=0.25", "holds predictions made with overlap = 0.5, not with 0.25"),
+        ("--mirror", "made with mirror = false, not with true"),
+        ("--probabilities", 'made with maps = [], not with ["probabilities"]'),
+    ):
+        assert predict(tiny_run, raw, out, options) == 1
+        assert message in capsys.readouterr().err
+    assert predict(f"{tiny_run},{tiny_run}", raw, out) == 1
+    assert "Choose another --output, or empty this folder" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in out.iterdir() if path.name != ".predict.lock"}
+    # The same run at another place is the same run.
+    shutil.copytree(tiny_run, tmp_path / "moved", ignore=shutil.ignore_patterns("data"))
+    assert predict(tmp_path / "moved", raw, out) == 0
+
+
+def test_two_at_the_same_time_are_kept_apart(tiny_run, three, tmp_path, capsys):
+    with locked(tmp_path / "out", "predict", "a prediction"):
+        assert predict(tiny_run, three[0], tmp_path / "out") == 1
+    assert "a prediction is at work in this folder already" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".predict.lock"]
+
+
+def test_what_no_record_tells_of_is_not_overwritten(tiny_run, three, tmp_path, capsys):
+    raw, names = three
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f"{names[1]}.nii.gz").write_bytes(b"somebody's")
+    assert predict(tiny_run, raw, out) == 1
+    assert f"{names[1]}.nii.gz: is there already, and no predictions.json tells" in capsys.readouterr().err
+    assert (out / f"{names[1]}.nii.gz").read_bytes() == b"somebody's"
+    assert not (out / "predictions.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "5", "[1]", "{}", '{"version": 1, "cases": {"a": 3}}', "\u00e9"])
+def test_a_damaged_record_is_one_line(tiny_run, three, tmp_path, capsys, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.json").write_text(text, encoding="latin-1")
+    assert predict(tiny_run, three[0], tmp_path / "out") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "predictions.json" in line]
+    assert "Choose another --output" in line
+
+
+def test_a_picture_that_fails_is_a_problem_not_the_end(tiny_run, three, tmp_path, capsys, monkeypatch):
+    raw, names = three
+    plot = command.plot_overlay
+
+    def fails(image, labels, path, **options):
+        if path.stem == names[0]:
+            raise ValueError("no slices")
+        return plot(image, labels, path, **options)
+
+    monkeypatch.setattr(command, "plot_overlay", fails)
+    assert predict(tiny_run, raw, tmp_path / "out") == 1
+    shown = capsys.readouterr()
+    assert "3 of 3 cases segmented" in shown.out
+    assert f"without a picture: case {names[0]}" in shown.err
+    assert record_of(tmp_path / "out")["cases"][names[0]]["files"] == [f"{names[0]}.nii.gz"]
+
+
+def test_killed_in_the_middle_and_again(tiny_run, three, tmp_path, capsys, monkeypatch):
+    """As SIGKILL leaves it: no record after the first, a whole file that it does not know as done, and half a file."""
+    raw, names = three
+    out = tmp_path / "out"
+    assert predict(tiny_run, raw, tmp_path / "undisturbed") == 0
+    save, saved = OutputFolder.save, []
+
+    def save_once(self):
+        if not saved:
+            save(self)
+        saved.append(self)
+
+    def killed(image, labels, path, **_):
+        if path.stem == names[1]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OutputFolder, "save", save_once)
+        patched.setattr(command, "plot_overlay", killed)
+        assert predict(tiny_run, raw, out) == 130
+    assert (out / f"{names[1]}.nii.gz").exists()
+    assert {case["status"] for case in record_of(out)["cases"].values()} == {"pending"}
+    (out / f".partial-1-{names[1]}.nii.gz").write_bytes(b"half")
+    capsys.readouterr()
+    assert predict(tiny_run, raw, out) == 0
+    assert "3 of 3 cases segmented" in capsys.readouterr().out
+    assert not list(out.glob(".partial-*"))
+    for name in names:
+        np.testing.assert_array_equal(
+            voxels(out / f"{name}.nii.gz"), voxels(tmp_path / "undisturbed" / f"{name}.nii.gz")
+        )
+
+
+def test_a_case_that_failed_is_recorded_and_tried_again(tiny_run, three, tmp_path, capsys):
+    raw, names = three
+    broken = raw / names[0] / f"{names[0]}-t2f.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:300])
+    assert predict(tiny_run, raw, tmp_path / "out") == 1
+    assert record_of(tmp_path / "out")["cases"][names[0]]["status"] == "failed"
+    broken.write_bytes(whole)
+    capsys.readouterr()
+    assert predict(tiny_run, raw, tmp_path / "out") == 0
+    assert "2 of 3 cases are there already" in capsys.readouterr().out
+
+
+def test_a_doubtful_image_is_warned_of_and_recorded(tiny_run, three, tmp_path, capsys):
+    raw, names = three
+    path = raw / names[0] / f"{names[0]}-t2f.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(100), None, image.header), path)
+    assert predict(tiny_run, raw, tmp_path / "out") == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert f"{path.name}: " in line and "do not trust this segmentation" in line
+    cases = record_of(tmp_path / "out")["cases"]
+    assert [len(cases[name]["warnings"]) for name in names] == [1, 0, 0]
+    assert cases[names[0]]["warnings"][0] in line

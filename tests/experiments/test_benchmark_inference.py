@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbrats.data.raw.cases import find_cases
-from jaxbrats.inference.network import make_apply
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.inference.sliding_window import predict_probabilities
 
 torch = pytest.importorskip("torch")
@@ -42,7 +42,7 @@ def test_both_networks_are_one(benchmark, norm, activation):
     peer = sys.modules["torch_unet"].TorchUNet(network.model, network.variables)
     with torch.inference_mode():
         theirs = peer(channels_first(image)).softmax(1)[0].movedim(0, -1).numpy()
-    np.testing.assert_allclose(make_apply([network])(image[None])[0], theirs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(Predictor([network], (8, 12, 8))(image), theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "overlap"), [((50, 13, 9), 0.5), ((33, 20, 31), 0.25), ((7, 9, 20), 0.8)])

@@ -10,10 +10,23 @@ import numpy as np
 import pytest
 
 from jaxbrats.data.raw.geometry import Frame
-from jaxbrats.inference import network as networks
-from jaxbrats.inference.network import load_ensemble, load_network, make_apply, make_predict
-from jaxbrats.inference.sliding_window import predict_probabilities
+from jaxbrats.inference import network as module
+from jaxbrats.inference import predictor
+from jaxbrats.inference.predictor import Predictor
+from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
+
+WINDOW = (16, 16, 16)
+
+
+def load_network(run, step="best"):
+    record = read_record(run)
+    return module.load_network(run, record.settings, record.frame, step)
+
+
+def load_ensemble(runs):
+    records = [(run, read_record(run)) for run in runs]
+    return module.load_ensemble([(run, record.settings, record.frame) for run, record in records])
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +41,7 @@ def image_of(seed=0):
 def test_labels_are_the_most_probable_classes(network):
     image = image_of()
     logits = jax.jit(network.model.apply)(network.variables, jnp.asarray(image)[None])
-    labels = make_predict([network])(image)
+    labels = Predictor([network], WINDOW).labels(image)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, np.argmax(logits[0], axis=-1))
 
@@ -39,7 +52,7 @@ def test_an_ensemble_averages_probabilities(network):
     image = image_of(1)
     apply = jax.jit(network.model.apply)
     mean = sum(jax.nn.softmax(apply(one.variables, image[None])[0]) for one in (network, second))
-    np.testing.assert_array_equal(make_predict([network, second])(image), np.argmax(mean, axis=-1))
+    np.testing.assert_array_equal(Predictor([network, second], WINDOW).labels(image), np.argmax(mean, axis=-1))
 
 
 def flipped(array, axes):
@@ -51,30 +64,30 @@ MIRRORINGS = list(itertools.product((False, True), repeat=3))
 
 def test_mirroring_averages_eight_views(network):
     image = image_of(2)
-    plain = make_apply([network])
+    plain = Predictor([network], WINDOW).apply
     views = [flipped(np.asarray(plain(flipped(image, axes)[None]))[0], axes) for axes in MIRRORINGS]
     assert np.abs(views[0] - views[1]).max() > 1e-3
-    result = make_apply([network], mirror=True)(image[None])[0]
+    result = Predictor([network], WINDOW, mirror=True)(image)
     np.testing.assert_allclose(result, np.mean(views, axis=0), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("axes", MIRRORINGS[1:])
 def test_mirrored_images_get_mirrored_probabilities(network, axes):
     image = image_of(3)
-    apply = make_apply([network], mirror=True)
+    apply = Predictor([network], WINDOW, mirror=True).apply
     expected = flipped(np.asarray(apply(image[None]))[0], axes)
     np.testing.assert_allclose(apply(flipped(image, axes)[None])[0], expected, rtol=0, atol=1e-6)
 
 
 def test_an_ensemble_of_one_architecture_and_all_mirrorings_is_one_program(network):
     other = dataclasses.replace(network, variables=jax.tree.map(lambda leaf: leaf * 0.9, network.variables))
-    apply = make_apply([network, other], mirror=True)
-    before = networks._probabilities._cache_size()
+    predict = Predictor([network, other], WINDOW, batch=2, mirror=True)
+    before = predictor._probabilities._cache_size()
     for length in (9, 16, 21):
         image = np.random.default_rng(0).random((length, 16, 9, 2), np.float32)
-        result = predict_probabilities(apply, image, (16, 16, 16), batch=2)
+        result = predict(image)
         assert result.shape == (length, 16, 9, 4)
-    assert networks._probabilities._cache_size() == before + 1
+    assert predictor._probabilities._cache_size() == before + 1
 
 
 def test_the_run_tells_how_its_training_voxels_lay(network, tiny_cohort):
@@ -158,3 +171,16 @@ def test_runs_that_differ_by_less_than_a_percent_are_an_ensemble(tiny_run, tmp_p
     record["data"]["frame"]["spacing_mm"][0] *= 1.002
     (run / "config.json").write_text(json.dumps(record))
     assert len(load_ensemble([tiny_run, run])) == 2
+
+
+def test_an_image_of_a_window_is_one_call_with_nothing_changed(network):
+    image = image_of(4)
+    predict = Predictor([network], WINDOW)
+    np.testing.assert_array_equal(predict(image), predict.apply(image[None])[0])
+
+
+def test_the_checksum_is_of_the_parameters(network):
+    assert dataclasses.replace(network, workdir="elsewhere", step=0).checksum() == network.checksum()
+    leaves, tree = jax.tree.flatten(jax.tree.map(np.array, network.variables))
+    leaves[-1].flat[-1] += 1e-6
+    assert dataclasses.replace(network, variables=jax.tree.unflatten(tree, leaves)).checksum() != network.checksum()

@@ -9,9 +9,11 @@ from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR
 from jaxbrats.data.preprocessing import CropBox, Preprocessing, crop, paste
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
-from jaxbrats.inference import predict as module
+from jaxbrats.inference import patient as module
+from jaxbrats.inference import predict as prediction
+from jaxbrats.inference.decoding import entropy
 from jaxbrats.inference.postprocess import Postprocessing
-from jaxbrats.inference.predict import entropy, predict_cases
+from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities
 from jaxbrats.system.errors import InputError
 
@@ -282,5 +284,99 @@ def test_one_case_s_trouble_is_its_own(tmp_path, monkeypatch):
     assert first.path.exists()
     assert isinstance(second, InputError)
     assert "b-t1c.nii.gz" in str(second)
-    assert str(third) == "case c: does not fit in memory. Lower --batch, or use a machine with more"
+    assert str(third) == "case c: does not fit in memory. Use a machine with more"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+def test_labels_on_the_file_s_voxels_without_a_file(tmp_path):
+    turned = {name: array[::-1] for name, array in head().items()}
+    affine = LPS @ np.diag([-1, 1, 1, 1])
+    write_case(tmp_path / "raw", turned, affine)
+    (written,) = run(tmp_path / "raw", tmp_path / "out")
+    (result,) = run(tmp_path / "raw", None)
+    assert result.path is None
+    np.testing.assert_array_equal(result.file_labels, voxels(written.path))
+    np.testing.assert_array_equal(result.file_affine, affine)
+    assert result.file_labels.any()
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
+
+
+def test_a_constant_added_is_warned_of_with_what_it_means(tmp_path):
+    write_case(tmp_path / "raw", head(), name="sound")
+    write_case(tmp_path / "raw", {name: array + 100 for name, array in head().items()}, name="raised")
+    raised, sound = run(tmp_path / "raw", tmp_path / "out")
+    assert sound.warnings == ()
+    assert [warning.file.name for warning in raised.warnings] == ["raised-t2f.nii.gz", "raised-t1c.nii.gz"]
+    text = str(raised.warnings[0])
+    assert "case raised" in text and "100% of the voxels at its border are not 0 (their median is 100)" in text
+    assert "do not trust this segmentation" in text
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        ("postprocess", "Ask for no maps"),
+        ("write_map", "Ask for no maps"),
+        ("write_labels", "Ask for no maps"),
+        ("predict", "Predict fewer windows at once (--batch)"),
+    ],
+)
+def test_too_little_memory_anywhere_is_one_case_s(tmp_path, monkeypatch, function, hint):
+    for name in ("a", "b", "c"):
+        write_case(tmp_path / "raw", head(), name=name)
+    calls = []
+
+    def short(*arguments, **options):
+        calls.append(arguments)
+        # Of two maps a case the second of b.
+        if len(calls) == (4 if function == "write_map" else 2):
+            raise MemoryError
+        return original(*arguments, **options)
+
+    original = by_brightness if function == "predict" else getattr(prediction, function)
+    if function != "predict":
+        monkeypatch.setattr(prediction, function, short)
+    options = {"maps": ("probabilities", "entropy"), "postprocessing": Postprocessing()}
+    _, second, _ = run(tmp_path / "raw", tmp_path / "out", short if function == "predict" else by_brightness, **options)
+    assert str(second) == f"case b: does not fit in memory. {hint}, or use a machine with more"
+    assert second.__traceback__ is None and second.__cause__ is None
+    kinds = ("", "-entropy", "-probabilities")
+    expected = {f"{case}{kind}.nii.gz" for case in ("a", "c") for kind in kinds}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+
+
+def test_a_name_too_long_for_its_maps_is_one_case_s(tmp_path):
+    long = "x" * 240
+    arrays = head()
+    for name in ("a", long):
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        for modality, array in arrays.items():
+            nib.save(nib.Nifti1Image(array, LPS), tmp_path / "raw" / f"{name}-{modality}.nii.gz")
+    first, second = run(tmp_path / "raw", tmp_path / "out", maps=("probabilities", "entropy"))
+    assert first.case == "a"
+    assert "its name is too long for the files to write" in str(second)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(prediction.output_names("a", prediction.MAPS))
+
+
+def test_a_full_disk_ends_it(tmp_path, monkeypatch):
+    write_case(tmp_path / "raw", head())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prediction, "write_labels", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "raw", tmp_path / "out")
+
+
+def test_probabilities_that_are_not_numbers_are_no_segmentation(tmp_path):
+    write_case(tmp_path / "raw", head())
+    (result,) = run(
+        tmp_path / "raw", tmp_path / "out", lambda image: np.full((*image.shape[:3], 4), np.nan, np.float32)
+    )
+    assert "probabilities that are not numbers" in str(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_cases_are_no_segmentations(tmp_path):
+    assert list(predict_cases([], by_brightness, SETTINGS, tmp_path)) == []

@@ -1,0 +1,135 @@
+"""A patient's files as the network is to see them, and the way back to the voxels of the files.
+
+The volumes are normalised as the training cases were, turned to their orientation and, where the voxels are of another
+size, resampled to their spacing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import nibabel as nib
+import numpy as np
+
+from jaxbrats.data.check.image import doubts
+from jaxbrats.data.preprocessing import CropBox, Preprocessing, paste, preprocess_images
+from jaxbrats.data.raw import geometry
+from jaxbrats.data.raw.cases import Case
+from jaxbrats.data.raw.geometry import Frame, same_spacing
+from jaxbrats.data.raw.nifti import Volume
+from jaxbrats.inference.source_files import SourceFile, source_files
+from jaxbrats.system.errors import InputError
+
+MODES = ("window", "crop")
+
+# What a finding of `jaxbrats check` means for a prediction.
+_CONSEQUENCES = {
+    "background": "The network expects a background of 0 and may find tumour where there is none, so do not trust this "
+    "segmentation. Strip the skull and set the background to 0, as BraTS does, and predict again",
+    "intensity": "Normalised, it is unlike the images the network was trained on, so do not trust this segmentation. "
+    "Check that it is the image it should be, clip stray bright voxels, and predict again",
+    "geometry": "Orientation, voxel size and so the segmentation may be wrong. Correct its header and predict again",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Patient:
+    """A case, read and prepared.
+
+    Attributes:
+        case: Name of the case.
+        image: Normalised modalities in the box, `(X, Y, Z, C)`, turned to the training orientation.
+        network_input: The image at the training spacing: what the network is given.
+        box: Where the image lies in the turned volume.
+        affine: `(4, 4)` of the image, in mm.
+        orientation: Orientation of the image such as 'LPS'; None for the files' own.
+        header: Header of the first modality, whose voxels a segmentation is written on.
+        sources: Modality -> the file that was read.
+        warnings: What is doubtful about the images, and what that means for the segmentation.
+    """
+
+    case: str
+    image: np.ndarray
+    network_input: np.ndarray
+    box: CropBox
+    affine: np.ndarray
+    orientation: str | None
+    header: nib.Nifti1Header
+    sources: dict[str, SourceFile]
+    warnings: tuple[InputError, ...]
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """Voxel size of the image along each axis."""
+        return nib.affines.voxel_sizes(self.affine)
+
+    def on_file(self, array: np.ndarray, background: float | Sequence[float] = 0) -> np.ndarray:
+        """An array of the box `(X, Y, Z, ...)` on the voxels of the file, with `background` outside the box."""
+        whole = paste(array, self.box, background)
+        if self.orientation is None:
+            return whole
+        return geometry.undo_reorient(whole, self.header.get_best_affine(), self.orientation)
+
+
+def read_patient(case: Case, settings: Preprocessing, frame: Frame | None, mode: str) -> Patient:
+    """Reads and prepares a case.
+
+    Args:
+        case: Whose files.
+        settings: Preprocessing of the run.
+        frame: Orientation and spacing of the training cases; None takes the files' voxels as they are.
+        mode: 'window' takes the brain's bounding box, 'crop' the crop about the centre that training used.
+
+    Raises:
+        InputError: the files cannot be used, see `preprocess_images`.
+    """
+    sources = source_files(case, settings.modalities)
+    warnings: list[InputError] = []
+
+    def inspect(volumes: Sequence[Volume]) -> CropBox:
+        for volume in volumes:
+            warnings.extend(_warnings(volume, case.name, settings.normalization))
+        return _choose_box(volumes, settings.crop, frame, mode)
+
+    image, box, header = preprocess_images(case, settings, frame and frame.orientation, inspect)
+    affine, network_input = header.get_best_affine(), image
+    if frame is not None:
+        affine = geometry.reoriented_affine(affine, header.get_data_shape()[:3], frame.orientation)
+        network_input = geometry.resample(image, _input_shape(box, affine, settings.crop, frame, mode))
+    affine = affine @ nib.affines.from_matvec(np.eye(3), np.array(box.origin))
+    orientation = frame and frame.orientation
+    return Patient(case.name, image, network_input, box, affine, orientation, header, sources, tuple(warnings))
+
+
+def _warnings(volume: Volume, case: str, normalization: str) -> list[InputError]:
+    return [
+        InputError(finding.what.problem, case=case, file=volume.path, hint=_CONSEQUENCES[finding.kind])
+        for finding in doubts(volume, case, normalization)
+    ]
+
+
+def _choose_box(volumes: Sequence[Volume], crop: tuple[int, int, int], frame: Frame | None, mode: str) -> CropBox:
+    """What is looked at of a patient, as large as what the network was trained on at least."""
+    least, spacing = crop, nib.affines.voxel_sizes(volumes[0].affine)
+    if frame is not None and not same_spacing(spacing, frame.spacing_mm):
+        sides = zip(crop, frame.spacing_mm, spacing, strict=True)
+        least = tuple(math.ceil(size * trained / own) for size, trained, own in sides)
+    if mode == "crop":
+        return CropBox.about_centre(volumes[0].data.shape, least)
+    brain = volumes[0].data != 0
+    for volume in volumes[1:]:
+        brain |= volume.data != 0
+    return CropBox.about(geometry.bounding_box(brain), brain.shape, least)
+
+
+def _input_shape(
+    box: CropBox, affine: np.ndarray, crop: tuple[int, int, int], frame: Frame, mode: str
+) -> tuple[int, int, int]:
+    """Size of the box in voxels of the training spacing."""
+    spacing = nib.affines.voxel_sizes(affine)
+    if same_spacing(spacing, frame.spacing_mm):
+        return box.size
+    if mode == "crop":
+        return crop
+    shape = geometry.resampled_shape(box.size, spacing, frame.spacing_mm)
+    return tuple(max(size, least) for size, least in zip(shape, crop, strict=True))
