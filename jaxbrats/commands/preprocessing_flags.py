@@ -8,7 +8,7 @@ from jaxbrats.system.errors import InputError
 
 
 def define(flag_values: flags.FlagValues) -> None:
-    """Adds --modalities, --crop, --normalization and --min_tumour."""
+    """Adds --modalities, --crop, --normalization, --min_tumour and --spacing."""
     flags.DEFINE_list(
         "modalities",
         list(DEFAULT_MODALITIES),
@@ -29,6 +29,12 @@ def define(flag_values: flags.FlagValues) -> None:
         "Least share of tumour voxels in the crop; cases below are skipped.",
         flag_values=flag_values,
     )
+    flags.DEFINE_list(
+        "spacing",
+        None,
+        "Size X,Y,Z in mm of the arrays' voxels. By default that of most cases; others are resampled.",
+        flag_values=flag_values,
+    )
 
 
 def settings(flag_values: flags.FlagValues) -> Preprocessing:
@@ -42,4 +48,6 @@ def settings(flag_values: flags.FlagValues) -> Preprocessing:
     except ValueError as error:
         found = ",".join(flag_values.crop)
         raise InputError(f"--crop: expected three sizes such as 128,128,128, found {found}") from error
-    return Preprocessing(tuple(flag_values.modalities), crop, flag_values.normalization, flag_values.min_tumour)
+    return Preprocessing(
+        tuple(flag_values.modalities), crop, flag_values.normalization, flag_values.min_tumour, flag_values.spacing
+    )

@@ -49,6 +49,7 @@ class Data:
         crop: Size in voxels of the arrays the network sees.
         normalization: 'minmax' or 'zscore'.
         min_tumour: Least share of tumour voxels in the crop for a case to be used.
+        spacing: Size in mm of the arrays' voxels along each axis; None for that of most cases.
         val_fraction: Share of the patients kept for validation.
         split_seed: Which patients those are; apart from `seed`, so that runs with other seeds share their validation
             cases.
@@ -63,6 +64,7 @@ class Data:
     crop: tuple[int, ...] = (128, 128, 128)
     normalization: str = "minmax"
     min_tumour: float = 0.01
+    spacing: tuple[float, ...] | None = None
     val_fraction: float = 0.25
     split_seed: int = 0
     workers: int = 0
@@ -70,7 +72,7 @@ class Data:
     @property
     def preprocessing(self) -> Preprocessing:
         """The part that decides what the arrays hold."""
-        return Preprocessing(self.modalities, self.crop, self.normalization, self.min_tumour)
+        return Preprocessing(self.modalities, self.crop, self.normalization, self.min_tumour, self.spacing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +197,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise InputError(f"{path} is a group of settings; {value!r} is none")
         return _build(kind, value, path)
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _convert(typing.get_args(kind)[0], value, path)
     if isinstance(kind, types.GenericAlias):
         item = typing.get_args(kind)[0]
         if isinstance(value, str) or not hasattr(value, "__iter__"):

@@ -1,4 +1,4 @@
-"""What names tell: the patient of a case, the stem of a NIfTI file, the order in which people count; and which may be."""
+"""What names tell: a case's patient, a NIfTI file's stem, the order in which people count; and which may be names."""
 
 import pathlib
 import re

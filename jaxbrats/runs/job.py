@@ -8,9 +8,9 @@ import sys
 from jaxbrats.config.settings import Settings, check
 from jaxbrats.data.arrays import array_shape, find_arrays, fingerprint
 from jaxbrats.data.cohort import preprocess_cohort
-from jaxbrats.data.manifest import FAILED, KEPT, has_manifest, read_manifest
+from jaxbrats.data.manifest import FAILED, has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.raw.geometry import Frame, common_frame
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.split import load_or_make_split
 from jaxbrats.runs.record import write_record
 from jaxbrats.system import distributed
@@ -168,11 +168,11 @@ def adopt_preprocessing(settings: Settings, data_dir: pathlib.Path, shape: tuple
 
 
 def training_frame(data_dir: pathlib.Path) -> Frame | None:
-    """The orientation and spacing that most arrays of a folder have; None where no manifest tells."""
+    """The orientation and spacing of the arrays of a folder; None where no manifest tells."""
     if not has_manifest(data_dir):
         return None
-    records = read_manifest(data_dir)["cases"].values()
-    return common_frame(record["affine"] for record in records if record["status"] == KEPT)
+    frame = read_manifest(data_dir)["frame"]
+    return None if frame is None else Frame.from_dict(frame)
 
 
 def _failures(manifest: dict) -> list[str]:

@@ -84,7 +84,7 @@ def test_what_other_programs_write_is_read(text):
     ],
 )
 def test_what_is_no_header_is_refused(text):
-    with pytest.raises(ValueError, match="expected descr, fortran_order and shape|unknown number type"):
+    with pytest.raises(ValueError, match=r"expected descr, fortran_order and shape|unknown number type"):
         npy.parse_header(text)
 
 
