@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config.data.crop = (128, 128, 128)
     config.data.normalization = "minmax"  # or 'zscore', over brain voxels
     config.data.min_tumour = 0.01  # cases with less of it in the crop are left out
+    config.data.spacing = None  # size of the arrays' voxels in mm, as (1.0, 1.0, 1.0); that of most cases
     config.data.val_fraction = 0.25
     config.data.split_seed = 0
     config.data.workers = 0  # processes that read batches; 0 reads in threads

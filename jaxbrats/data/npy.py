@@ -21,15 +21,15 @@ from jaxbrats.system.errors import InputError
 WRITE_AGAIN = "Write the file again (jaxbrats preprocess does, once it is deleted), or take the case out"
 _MAGIC = b"\x93NUMPY"
 # Version -> bytes of the length of the header.
-_LENGTH_SIZES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_LENGTH_SIZES = {(1, 0): 2, (2, 0): 4}
 _LONGEST_HEADER = 10_000
 # An entry of the Python literal that a header is, of an array of plain numbers or text: its key, and then its value.
 _ENTRY = re.compile(
     r"""(?P<quote>['"])(?P<key>descr|fortran_order|shape)(?P=quote)\s*:\s*
-    (?:(['"])(?P<descr>[<>|=]?[A-Za-z][0-9]{0,9})\3|(?P<order>True|False)|\((?P<shape>[0-9L,\s]*)\))\s*(?:,\s*|$)""",
+    (?:(['"])(?P<descr>[<>|=]?[A-Za-z][0-9]{0,9})\3|(?P<order>True|False)|\((?P<shape>[-0-9L,\s]*)\))\s*(?:,\s*|$)""",
     re.VERBOSE,
 )
-_SIZES = re.compile(r"(?:\s*[0-9]{1,20}L?\s*,)*(?:\s*[0-9]{1,20}L?)?\s*")
+_SIZES = re.compile(r"(?:\s*-?[0-9]{1,20}L?\s*,)*(?:\s*-?[0-9]{1,20}L?)?\s*")
 
 
 @dataclasses.dataclass(frozen=True)

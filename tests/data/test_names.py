@@ -15,7 +15,7 @@ texts = st.text(st.sampled_from("aAbB-_ 0123²٣¼\udce9\n") | st.characters(), 
 
 def test_people_count_so():
     ordered = ["case_2", "case_10", "case_010x", "patient", "patient2", "site", "Site2", "site10"]
-    assert sorted(ordered[::-1], key=natural_key) == ordered
+    assert sorted(set(ordered), key=natural_key) == ordered
     assert natural_key("9" * 5000) > natural_key("8" * 5000) > natural_key("9" * 4999)
 
 
