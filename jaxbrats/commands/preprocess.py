@@ -46,7 +46,7 @@ def main() -> int:
         print(f"failed {reason}", file=sys.stderr)
     counts = ", ".join(f"{len(reasons)} {status}" for status, reasons in by_status.items())
     share = f" in shard {shard}" if shard.count > 1 else ""
-    print(f"{len(records)} cases{share}: {counts}. Arrays in {_OUT.value}")
+    print(f"{len(records)} cases{share}: {counts}. Arrays in {printable(_OUT.value)}")
     if missing := manifest.get("missing"):
         print(f"not yet there: shard {', '.join(missing)}")
     return 1 if by_status[FAILED] else 0

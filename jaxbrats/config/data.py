@@ -23,6 +23,7 @@ class Data:
         normalization: minmax maps each whole volume to [0, 1]; zscore gives brain voxels (not zero) mean 0 and standard
             deviation 1.
         min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
+        spacing: Size (X, Y, Z) in mm of the arrays' voxels; none for that of most cases. Others are resampled.
         split: File that names the cases of each side, {"train": [...], "val": [...]}, or the config.json of a run whose
             split to take; empty for the arrays' own or a new one.
         val_fraction: Share of the patients drawn for validation; none takes the arrays' split.json where there is one,
@@ -42,6 +43,7 @@ class Data:
     crop: tuple[int, int, int] = (128, 128, 128)
     normalization: Normalization = "minmax"
     min_tumour: float = 0.01
+    spacing: tuple[float, float, float] | None = None
     split: str = ""
     val_fraction: float | None = None
     split_seed: int | None = None
@@ -57,6 +59,8 @@ class Data:
         need(distinct, "data.modalities needs at least one modality and none twice", self.modalities)
         need(min(self.crop) >= 1, "data.crop needs three sizes of 1 or more", self.crop)
         need(0 <= self.min_tumour <= 1, "data.min_tumour lies between 0 and 1", self.min_tumour)
+        spacing = self.spacing
+        need(spacing is None or min(spacing) > 0, "data.spacing needs three sizes in mm above 0", spacing)
         fraction = self.val_fraction
         need(fraction is None or 0 < fraction < 1, "data.val_fraction lies between 0 and 1", fraction)
         need(self.split_seed is None or self.split_seed >= 0, "data.split_seed must be 0 or more", self.split_seed)

@@ -6,7 +6,6 @@ one shard of one.
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,18 +17,23 @@ from jaxbrats.data.manifest import (
     KEPT,
     SKIPPED,
     ManifestWriter,
-    arrays_are_whole,
     checksum,
+    holds_its_arrays,
     image_path,
     mask_path,
+    raw_path,
     read_file,
     read_manifest,
     read_parts,
+    stat_of,
 )
 from jaxbrats.data.npy import write_npy
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
-from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
+from jaxbrats.data.raw.alignment import cohort_frame
+from jaxbrats.data.raw.cases import Case, find_cases
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, cohort_checksum
+from jaxbrats.data.sources import Sources, same_content, sources_of, untouched, with_checksums
 from jaxbrats.system import files, processes
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import held_briefly, locked
@@ -38,9 +42,11 @@ from jaxbrats.system.locks import held_briefly, locked
 @dataclasses.dataclass(frozen=True)
 class _Task:
     case: Case
-    sources: dict[str, Any]
+    sources: Sources
     settings: Preprocessing
+    frame: Frame | None
     out: pathlib.Path
+    before: dict[str, Any] | None  # its record, which holds if the content of its files and arrays is still the same
 
 
 def preprocess_cohort(
@@ -53,8 +59,10 @@ def preprocess_cohort(
 ) -> dict[str, Any]:
     """Makes the arrays of every case of a cohort, or of a shard of them, and the manifest that says how each went.
 
-    Run again it makes only what is missing or whose sources changed (path, size, modification time), and tries failed
-    cases anew; with other settings it makes everything. Arrays of cases that are gone or no longer kept are deleted.
+    All arrays are in the orientation and spacing that most cases have (see `alignment.cohort_frame`). Run again it
+    makes only what is missing or whose files hold something else (where size or time differ, the content decides), and
+    tries failed cases anew; with other settings or another frame it makes everything. Arrays of cases that are gone or
+    no longer kept are deleted.
 
     Args:
         raw_dir: Cohort of NIfTI files in any layout of `find_cases`.
@@ -78,11 +86,17 @@ def preprocess_cohort(
     problems = {problem.case or str(problem.file): problem for problem in cohort.problems}
     everything = [*(case.name for case in cohort.cases), *problems]
     names = shard.share(everything)
+    frame = cohort_frame(cohort.cases, settings.spacing)
+    head = {
+        "settings": settings.to_dict(),
+        "frame": None if frame is None else frame.to_dict(),
+        "raw": raw_path(raw, out),
+    }
     with _at_work(out, shard):
         with held_briefly(out, "manifest"):
-            records, tasks = _plan(raw, out, settings, cohort.cases, shard, set(names))
+            records, tasks = _plan(raw, out, settings, frame, head, cohort.cases, shard, set(names))
             records |= {name: {"status": FAILED, "reason": str(problems[name])} for name in names if name in problems}
-            writer = ManifestWriter(out, settings, names, records, shard, cohort_checksum(everything))
+            writer = ManifestWriter(out, head, names, records, shard, cohort_checksum(everything))
             if shard == WHOLE:
                 _delete_parts(out)
         results = processes.map_in_processes(
@@ -133,17 +147,19 @@ def _plan(
     raw: pathlib.Path,
     out: pathlib.Path,
     settings: Preprocessing,
+    frame: Frame | None,
+    head: dict[str, Any],
     cases: Iterable[Case],
     shard: Shard,
     names: set[str],
 ) -> tuple[dict[str, dict[str, Any]], list[_Task]]:
-    """Splits a shard into the records that still hold and the work that is left, and deletes arrays that don't."""
-    manifests = _manifests(out, settings, shard)
+    """The records that hold or may hold, and the work that is left; deletes arrays that are of no use."""
+    manifests = _manifests(out, head, shard)
     old = {name: record for manifest in manifests for name, record in manifest["cases"].items()}
     usable = {
         name: record
         for manifest in manifests
-        if manifest["settings"] == settings.to_dict()
+        if _made_alike(manifest, head)
         for name, record in manifest["cases"].items()
     }
     if not manifests and any(path for folder in ("images", "masks") for path in (out / folder).glob("*.npy")):
@@ -158,15 +174,18 @@ def _plan(
         if case.name not in names:
             continue
         try:
-            sources = _sources(case, settings, raw)
+            sources = sources_of(case, settings, raw)
         except InputError as error:
             records[case.name] = _failed(case, error)
             continue
-        record = usable.get(case.name, {})
-        if record.get("sources") == sources and _is_done(case.name, record, settings, out):
-            records[case.name] = record
-        else:
-            tasks.append(_Task(case, sources, settings, out))
+        record = usable.get(case.name)
+        if record is None or record["status"] == FAILED or "sources" not in record:
+            tasks.append(_Task(case, sources, settings, frame, out, None))
+            continue
+        records[case.name] = record
+        kept = record["status"] == KEPT
+        if not untouched(sources, record["sources"]) or (kept and stat_of(out, case.name) != record["stat"]):
+            tasks.append(_Task(case, sources, settings, frame, out, record))
     _delete_arrays(
         out,
         (
@@ -178,7 +197,11 @@ def _plan(
     return records, tasks
 
 
-def _manifests(out: pathlib.Path, settings: Preprocessing, shard: Shard) -> list[dict[str, Any]]:
+def _made_alike(manifest: dict[str, Any], head: dict[str, Any]) -> bool:
+    return all(manifest[key] == head[key] for key in ("settings", "frame"))
+
+
+def _manifests(out: pathlib.Path, head: dict[str, Any], shard: Shard) -> list[dict[str, Any]]:
     """All manifests of the folder, the shards' last.
 
     Raises:
@@ -192,12 +215,11 @@ def _manifests(out: pathlib.Path, settings: Preprocessing, shard: Shard) -> list
                 file=out,
                 hint=f"Go on with {other.count} shards, or run once without --shard: finished cases are kept",
             )
-        if other != shard and manifest["settings"] != settings.to_dict():
-            made = manifest["settings"]
-            name = next(name for name, value in settings.to_dict().items() if made[name] != value)
+        if other != shard and manifest["settings"] != head["settings"]:
+            made, wanted = manifest["settings"], head["settings"]
+            name = next(name for name, value in wanted.items() if made[name] != value)
             raise InputError(
-                f"shard {other} was made with {name} = {made[name]}, shard {shard} is to be with "
-                f"{settings.to_dict()[name]}",
+                f"shard {other} was made with {name} = {made[name]}, shard {shard} is to be with {wanted[name]}",
                 file=out,
                 hint="Give all shards the same settings, or choose another folder",
             )
@@ -210,7 +232,7 @@ def _manifests(out: pathlib.Path, settings: Preprocessing, shard: Shard) -> list
 def _merge_parts(out: pathlib.Path) -> list[str]:
     """Makes one manifest of those of the shards, if they are all there and done; returns which are missing."""
     merged = read_manifest(out)
-    missing = merged.pop("missing")
+    missing = merged.pop("missing", [])  # none where another shard has just merged them
     if not missing:
         before = read_file(out / MANIFEST)["cases"] if (out / MANIFEST).exists() else {}
         files.write_json(out / MANIFEST, merged)
@@ -231,48 +253,33 @@ def _delete_arrays(out: pathlib.Path, names: Iterable[str]) -> None:
         mask_path(out, name).unlink(missing_ok=True)
 
 
-def _sources(case: Case, settings: Preprocessing, raw: pathlib.Path) -> dict[str, Any]:
-    """What tells whether the files of a case changed since they were read, in the form that JSON gives back."""
-    volumes = {modality: case.modalities[modality] for modality in settings.modalities}
-    sources = {modality: _source(volume, case, raw) for modality, volume in volumes.items()}
-    if case.labels is not None:
-        label_map = {str(label): new for label, new in sorted(case.label_map.items())}
-        sources["seg"] = _source(case.labels, case, raw) | {"label_map": label_map}
-    return sources
-
-
-def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]:
-    try:
-        status = volume.path.stat()
-    except OSError as error:
-        hint = "Check that the file is there and its permissions"
-        raise InputError(f"cannot be read ({error.strerror})", case=case.name, file=volume.path, hint=hint) from error
-    path = pathlib.PurePath(os.path.relpath(volume.path, raw)).as_posix()
-    source = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return source if volume.channel is None else source | {"channel": volume.channel}
-
-
-def _is_done(name: str, record: dict[str, Any], settings: Preprocessing, out: pathlib.Path) -> bool:
-    kept = record["status"] == KEPT and arrays_are_whole(out, name, settings)
-    return kept or record["status"] == SKIPPED
-
-
 def _failed(case: Case, error: InputError) -> dict[str, Any]:
     return {"status": FAILED, "reason": str(error), "patient": case.patient}
 
 
 def _work(task: _Task) -> dict[str, Any]:
-    """Makes and writes the arrays of one case; returns its record. Runs in a worker process."""
-    case = task.case
+    """Makes and writes the arrays of one case, unless they are there; returns its record. Runs in a worker process."""
+    case, out, before = task.case, task.out, task.before
+    sources = None
     try:
-        image, labels, record = preprocess_case(case, task.settings)
+        # First, while the file is not yet in memory either way: reading its voxels then costs no second visit.
+        sources = with_checksums(task.sources, case, before and before["sources"])
+        if before is not None and same_content(sources, before["sources"]):
+            if before["status"] == SKIPPED:
+                return before | {"sources": sources}
+            if holds_its_arrays(out, case.name, before):
+                return before | {"sources": sources, "stat": stat_of(out, case.name)}
+        _delete_arrays(out, [case.name])
+        image, labels, record = preprocess_case(case, task.settings, task.frame)
     except InputError as error:
-        return _failed(case, error)
-    record |= {"patient": case.patient, "sources": task.sources}
+        _delete_arrays(out, [case.name])
+        return _failed(case, error) | ({} if sources is None else {"sources": sources})
+    record |= {"patient": case.patient, "sources": sources}
     if image is not None:
-        paths = (image_path(task.out, case.name), mask_path(task.out, case.name))
+        paths = (image_path(out, case.name), mask_path(out, case.name))
         for path, array in zip(paths, (image, labels), strict=True):
             with files.replacing(path) as temporary:
                 write_npy(temporary, array)
         record["checksum"] = {"image": checksum(image), "mask": checksum(labels)}
+        record["stat"] = stat_of(out, case.name)
     return record

@@ -2,13 +2,20 @@
 
     DATA/images/CASE.npy   float32 (X, Y, Z, C)
     DATA/masks/CASE.npy    uint8 labels (X, Y, Z)
-    DATA/manifest.json     {"version", "settings", "finished", "cases": {NAME: record}}
+    DATA/manifest.json     {"version", "settings", "frame", "raw", "finished", "cases": {NAME: record}}
+
+`frame` is the orientation and spacing of all arrays. `raw` is where the cohort is: relative to DATA where it lies
+beside DATA or below that, so that both can be moved together, else absolute; `DATA / raw` is right for both.
 
 A record has a `status`: 'kept' (its arrays are there), 'skipped' (not for training) or 'failed' (its files cannot be
-used), with the `reason`. `finished` is true once every case of the cohort was tried. Of a folder that several runs make
+used), with the `reason`. `sources` are its files (see `jaxbrats.data.sources`), `checksum` and `stat` of its arrays
+what they hold and their size and time as written. A manifest of another version is refused: the arrays have to be made
+again. `finished` is true once every case of the cohort was tried. Of a folder that several runs make
 together, see `jaxbrats.data.shards`, `read_manifest` reads what their manifests say together.
 """
 
+import math
+import os
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
@@ -17,13 +24,17 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
+from jaxbrats.data import npy
+from jaxbrats.data.names import check_case_name
 from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, find_parts, merge
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 
-VERSION = 1
+VERSION = 2
 KEPT, SKIPPED, FAILED = "kept", "skipped", "failed"
+_AGAIN = "Delete the folder to have everything made again, or choose another"
 
 
 def image_path(data_dir: pathlib.Path, case: str) -> pathlib.Path:
@@ -83,35 +94,124 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise InputError("is not there, so this is no folder of arrays", file=path, hint="Run jaxbrats preprocess")
-    manifest = files.read_json(path)
+    try:
+        manifest = files.read_json(path)
+    except InputError as error:
+        # Without it preprocessing does not know which files are its own.
+        raise InputError(error.problem, file=path, hint=_AGAIN) from error
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         found = manifest.get("version") if isinstance(manifest, dict) else type(manifest).__name__
-        problem = f"expected version {VERSION} of the manifest, found {found}"
-        raise InputError(problem, file=path, hint="Preprocess into another folder")
+        raise InputError(f"expected version {VERSION} of the manifest, found {found}", file=path, hint=_AGAIN)
     records = manifest.get("cases")
-    sound = isinstance(records, dict) and all(
-        isinstance(record, dict) and record.get("status") in (KEPT, SKIPPED, FAILED) for record in records.values()
-    )
-    if not sound or not isinstance(manifest.get("finished"), bool):
-        raise InputError("is not as jaxbrats preprocess writes it", file=path, hint="Preprocess into another folder")
-    Preprocessing.from_dict(manifest.get("settings"))
+    if not (isinstance(records, dict) and isinstance(manifest.get("finished"), bool) and _is_text(manifest.get("raw"))):
+        raise InputError("is not as jaxbrats preprocess writes it", file=path, hint=_AGAIN)
+    try:
+        Preprocessing.from_dict(manifest.get("settings"))
+        if manifest.get("frame") is not None:
+            Frame.from_dict(manifest["frame"])
+    except InputError as error:
+        raise InputError(error.problem, file=path, hint=_AGAIN) from error
+    for name, record in records.items():
+        _check_record(name, record, path)
     return manifest
 
 
-def arrays_are_whole(data_dir: pathlib.Path, case: str, settings: Preprocessing) -> bool:
-    """Whether both arrays of a case are there, untruncated and of the shape that `settings` give."""
-    expected = (
-        (image_path(data_dir, case), np.float32, (*settings.crop, len(settings.modalities))),
-        (mask_path(data_dir, case), np.uint8, settings.crop),
+def _check_record(name: str, record: Any, path: pathlib.Path) -> None:
+    """Refuses a record that lacks what is read of it later, or holds what cannot be."""
+    if not isinstance(record, dict) or record.get("status") not in (KEPT, SKIPPED, FAILED):
+        problem = f"expected a status kept, skipped or failed, found {str(record)[:80]}"
+        raise InputError(problem, case=name, file=path, hint=_AGAIN)
+    if record["status"] == FAILED:
+        return  # of a file or folder where it is no case's
+    check_case_name(name, path, _AGAIN)
+    if record["status"] == SKIPPED:
+        return
+    file = record.get("file")
+    found = {
+        "shape": (record.get("shape"), _is_shape),
+        "affine": (record.get("affine"), _is_affine),
+        "crop_origin": (record.get("crop_origin"), _is_origin),
+        "file.shape": (file.get("shape") if isinstance(file, dict) else None, _is_shape),
+        "file.affine": (file.get("affine") if isinstance(file, dict) else None, _is_affine),
+        "patient": (record.get("patient"), _is_text),
+        "checksum": (record.get("checksum"), _is_of_both),
+        "stat": (record.get("stat"), _is_of_both),
+        "sources": (record.get("sources"), _is_sources),
+        "tumour_fraction": (record.get("tumour_fraction"), _is_share),
+    }
+    for key, (value, is_right) in found.items():
+        if not is_right(value):
+            problem = f"{key} is missing" if value is None else f"{key} cannot be {str(value)[:80]}"
+            raise InputError(problem, case=name, file=path, hint=_AGAIN)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_origin(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 3 and all(type(size) is int and abs(size) < 2**31 for size in value)
     )
-    for path, dtype, shape in expected:
+
+
+def _is_shape(value: Any) -> bool:
+    return _is_origin(value) and min(value) > 0
+
+
+def _is_affine(value: Any) -> bool:
+    try:
+        affine = np.array(value, float)
+    except (TypeError, ValueError):
+        return False
+    # An affine without a direction for each axis could not be inverted.
+    return affine.shape == (4, 4) and bool(np.isfinite(affine).all()) and np.linalg.matrix_rank(affine) == 4
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _is_of_both(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"image", "mask"}
+
+
+def _is_sources(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(source, dict) and source.keys() >= {"path", "size", "mtime_ns", "checksum"}
+        for source in value.values()
+    )
+
+
+def stat_of(data_dir: pathlib.Path, case: str) -> dict[str, dict[str, int]] | None:
+    """Size and modification time of both arrays of a case, as its record has them; None where one is not there."""
+    found = {}
+    for part, path in (("image", image_path(data_dir, case)), ("mask", mask_path(data_dir, case))):
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            status = path.stat()
+        except OSError:
+            return None
+        found[part] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return found
+
+
+def holds_its_arrays(data_dir: pathlib.Path, case: str, record: Mapping[str, Any]) -> bool:
+    """Whether the arrays of a kept case hold what its record says, by their content."""
+    for part, path in (("image", image_path(data_dir, case)), ("mask", mask_path(data_dir, case))):
+        try:
+            array = npy.read(path, case, lambda header: "is in Fortran order" if header.fortran else None)
+        except InputError:
             return False
-        if array.dtype != dtype or array.shape != shape:
+        if checksum(array) != record["checksum"][part]:
             return False
     return True
+
+
+def raw_path(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path) -> str:
+    """Where the cohort is, as `raw` in the manifest has it."""
+    raw, data = pathlib.Path(raw_dir).absolute(), pathlib.Path(data_dir).absolute()
+    near = raw.is_relative_to(data.parent)
+    return pathlib.PurePath(os.path.relpath(raw, data)).as_posix() if near else str(raw)
 
 
 class ManifestWriter:
@@ -119,7 +219,7 @@ class ManifestWriter:
 
     Args:
         data_dir: Folder of the arrays.
-        settings: How they are made.
+        head: Its settings, frame and raw.
         order: Names of all cases, in the order in which they are written.
         records: What is known at the start.
         shard: Whose manifest it is.
@@ -129,14 +229,14 @@ class ManifestWriter:
     def __init__(
         self,
         data_dir: pathlib.Path,
-        settings: Preprocessing,
+        head: Mapping[str, Any],
         order: Iterable[str],
         records: Mapping[str, dict[str, Any]],
         shard: Shard = WHOLE,
         cohort: str | None = None,
     ) -> None:
         self._path = data_dir / shard.manifest_name
-        self._head = {"version": VERSION, "settings": settings.to_dict()}
+        self._head = {"version": VERSION, **head}
         self._cohort = {} if shard == WHOLE else {"cohort": cohort}
         self._order = tuple(order)
         self._records = dict(records)

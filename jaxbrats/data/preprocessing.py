@@ -1,6 +1,7 @@
 """One case from its files to the arrays that a network sees: normalised, cropped, stacked.
 
 Training and prediction go through the same steps, so that a new patient is treated exactly as the cases trained on.
+All arrays of a cohort are in one frame (orientation and spacing); only cases in another are turned and resampled.
 Statistics are of whole volumes; only the crop is ever converted to floats, because it is a quarter of the voxels of a
 BraTS volume.
 """
@@ -19,8 +20,9 @@ import numpy as np
 from jaxbrats.config import Data
 from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.normalization import NORMALIZATIONS, statistics_of
+from jaxbrats.data.raw.alignment import Alignment
 from jaxbrats.data.raw.cases import Case, missing_modalities
-from jaxbrats.data.raw.geometry import reorient, reoriented_affine
+from jaxbrats.data.raw.geometry import Frame, reorient, reoriented_affine, resample
 from jaxbrats.data.raw.nifti import Grid, Volume, check_geometry, read_channels, read_labels
 from jaxbrats.system.errors import InputError
 
@@ -37,6 +39,7 @@ class Preprocessing:
         normalization: 'minmax' maps each whole volume to [0, 1]; 'zscore' gives its brain voxels, those that are not
             zero, mean 0 and standard deviation 1, and leaves the others 0.
         min_tumour: Least share of tumour voxels in the crop for a case to be used in training.
+        spacing: Size in mm of the arrays' voxels along each axis; None for that of most cases.
 
     Raises:
         InputError: a value is not one of these.
@@ -46,6 +49,7 @@ class Preprocessing:
     crop: tuple[int, int, int] = (128, 128, 128)
     normalization: str = "minmax"
     min_tumour: float = 0.01
+    spacing: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         modalities = tuple(self.modalities)
@@ -61,13 +65,22 @@ class Preprocessing:
             raise InputError(f"normalization: expected {' or '.join(NORMALIZATIONS)}, found {self.normalization}")
         if not isinstance(self.min_tumour, int | float) or not 0 <= self.min_tumour <= 1:
             raise InputError(f"min_tumour: expected a share from 0 to 1 (0.01 is 1 %), found {self.min_tumour}")
+        if self.spacing is not None:
+            try:
+                spacing = tuple(float(size) for size in self.spacing)
+            except (TypeError, ValueError):
+                spacing = ()
+            if len(spacing) != 3 or not all(0 < size < math.inf for size in spacing):
+                raise InputError(f"spacing: expected three sizes in mm such as 1,1,1, found {self.spacing}")
+            object.__setattr__(self, "spacing", spacing)
         object.__setattr__(self, "modalities", modalities)
         object.__setattr__(self, "crop", crop)
         object.__setattr__(self, "min_tumour", float(self.min_tumour))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return dataclasses.asdict(self) | {"modalities": list(self.modalities), "crop": list(self.crop)}
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def of(cls, data: Data) -> "Preprocessing":
@@ -183,13 +196,20 @@ def preprocess_images(
     return image, box, headers[settings.modalities[0]]
 
 
-def preprocess_case(case: Case, settings: Preprocessing) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]:
+def preprocess_case(
+    case: Case, settings: Preprocessing, frame: Frame | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]:
     """Makes the arrays that a case is trained on.
+
+    Args:
+        case: Whose files.
+        settings: What the arrays hold.
+        frame: What the volumes are turned and resampled to; None leaves them on their files' voxels.
 
     Returns:
         The image (X, Y, Z, C) float32, the labels (X, Y, Z) uint8, and the case's entry for the manifest: status,
-        reason, shape, affine, zooms (mm), crop_origin, normalization, tumour_fraction, label_voxels. A case that is
-        skipped has None for both arrays and no normalization, because its images are not read.
+        reason, what `Alignment.to_record` gives, crop_origin, normalization, tumour_fraction, label_voxels. A case that
+        is skipped has None for both arrays and no normalization, because its images are not read.
 
     Raises:
         InputError: as `preprocess_images`, or the segmentation cannot be used (see `nifti.read_labels`).
@@ -198,35 +218,55 @@ def preprocess_case(case: Case, settings: Preprocessing) -> tuple[np.ndarray | N
         return None, None, {"status": "skipped", "reason": NO_SEGMENTATION}
     whole_labels, affine = read_labels(case.labels, case.name, case.label_map)
     grid = Grid(case.labels.path, whole_labels.shape, affine)
-    labels, record = crop_labels(whole_labels, grid, settings)
+    labels, record = crop_labels(whole_labels, grid, settings, frame, case.name)
     del whole_labels
     if record["status"] == "skipped":
         return None, None, record
-    image, _, _, statistics = _stack(case, settings, _read_modalities(case, settings.modalities, grid))
+    alignment = Alignment.to(frame, grid.shape, affine)
+    volumes = _read_modalities(case, settings.modalities, grid)
+    if alignment.turns:
+        volumes = ((modality, _turned(volume, alignment.orientation)) for modality, volume in volumes)
+    if alignment.shape == alignment.turned_shape:
+        image, _, _, statistics = _stack(case, settings, volumes)
+    else:
+        whole = CropBox((0, 0, 0), alignment.turned_shape, alignment.turned_shape)
+        image, _, _, statistics = _stack(case, settings, volumes, lambda _: whole)
+        image = _resampled_crop(image, alignment.shape, settings.crop, case)
     return image, labels, record | {"normalization": statistics}
 
 
-def crop_labels(whole_labels: np.ndarray, grid: Grid, settings: Preprocessing) -> tuple[np.ndarray, dict[str, Any]]:
+def crop_labels(
+    whole_labels: np.ndarray, grid: Grid, settings: Preprocessing, frame: Frame | None, case: str
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Cuts the crop out of a segmentation and decides by its tumour whether the case is kept.
 
     Args:
         whole_labels: `(X, Y, Z)`, on `grid`.
         grid: Its shape and affine.
         settings: What the arrays hold.
+        frame: What it is turned and resampled to first; None for nothing.
+        case: Name for error messages.
 
     Returns:
         The labels of the crop, and the record as `preprocess_case` returns it, without the normalization.
+
+    Raises:
+        InputError: the volume cannot be brought to the frame.
     """
-    box = CropBox.about_centre(grid.shape, settings.crop)
-    labels = crop(whole_labels, box)
+    try:
+        alignment = Alignment.to(frame, grid.shape, grid.affine)
+        box = CropBox.about_centre(alignment.shape, settings.crop)
+        labels = crop(alignment.labels(whole_labels), box)
+    except InputError as error:
+        raise InputError(error.problem, case=case, file=grid.path, hint=error.hint) from error
+    except MemoryError as error:
+        raise _too_large(alignment.shape, case, grid.path) from error
     counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]
     tumour = (labels.size - counts[BACKGROUND]) / labels.size
     record = {
         "status": "kept",
         "reason": "",
-        "shape": list(grid.shape),
-        "affine": grid.affine.tolist(),
-        "zooms": [float(size) for size in nib.affines.voxel_sizes(grid.affine)],
+        **alignment.to_record(),
         "crop_origin": list(box.origin),
         "tumour_fraction": tumour,
         "label_voxels": counts,
@@ -235,6 +275,20 @@ def crop_labels(whole_labels: np.ndarray, grid: Grid, settings: Preprocessing) -
         reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"
         record |= {"status": "skipped", "reason": reason}
     return labels, record
+
+
+def _resampled_crop(
+    image: np.ndarray, shape: tuple[int, int, int], size: tuple[int, int, int], case: Case
+) -> np.ndarray:
+    try:
+        return crop(resample(image, shape), CropBox.about_centre(shape, size))
+    except MemoryError as error:
+        raise _too_large(shape, case.name, None) from error
+
+
+def _too_large(shape: tuple[int, int, int], case: str, file: pathlib.Path | None) -> InputError:
+    problem = f"resampled to {'x'.join(map(str, shape))} voxels it does not fit in memory"
+    return InputError(problem, case=case, file=file, hint="Choose a larger --spacing or fewer --workers")
 
 
 def _read_modalities(case: Case, names: Sequence[str], grid: Grid | None) -> Iterator[tuple[str, Volume]]:

@@ -3,7 +3,7 @@
 Shard i of n makes cases i, i + n, i + 2n, ... of the cohort. While not all are done, each keeps the records of its
 cases in a manifest of its own,
 
-    DATA/manifest.2-of-4.json    {"version", "settings", "finished", "cohort", "cases"}
+    DATA/manifest.2-of-4.json    {"version", "settings", "frame", "raw", "finished", "cohort", "cases"}
 
 and what the folder holds is what they say together; the one that ends last makes one manifest.json of them. `cohort` is
 a checksum of the names of all cases, because shards of different cohorts would leave some out. A run of its own is
@@ -104,6 +104,7 @@ def merge(parts: Mapping[Shard, dict[str, Any]], before: dict[str, Any] | None) 
         before is not None
         and before["finished"]
         and before["settings"] == settings
+        and before["frame"] == first["frame"]
         and cohort_checksum(before["cases"]) == cohort
     )
     shares, missing = [], []
@@ -114,7 +115,7 @@ def merge(parts: Mapping[Shard, dict[str, Any]], before: dict[str, Any] | None) 
             continue
         if part is None:
             missing.append(f"{shard} (not begun)")
-        elif part["settings"] != settings or part["cohort"] != cohort:
+        elif any(part[key] != first[key] for key in ("settings", "frame", "cohort")):
             what = "other settings" if part["settings"] != settings else "another cohort"
             missing.append(f"{shard} (of {what} than {next(iter(parts))})")
         elif not part["finished"]:
@@ -124,6 +125,8 @@ def merge(parts: Mapping[Shard, dict[str, Any]], before: dict[str, Any] | None) 
     return {
         "version": first["version"],
         "settings": settings,
+        "frame": first["frame"],
+        "raw": first["raw"],
         "finished": not missing,
         "cases": dict(item for item in rounds if item is not None),
         "missing": missing,

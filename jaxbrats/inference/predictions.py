@@ -1,7 +1,8 @@
 """What a network predicted for preprocessed cases, as NIfTI on the voxels of each case's source files, and back.
 
-The arrays are a crop of the source's volume and hold no header; the manifest's record of the case tells where the crop
-lay. The folders of the Keras notebook have no manifest: there the volume is the array, its voxels 1 mm wide.
+The arrays are a crop of the source's volume, turned and resampled where most cases lie otherwise, and hold no header;
+the manifest's record of the case tells where the crop lay. The folders of the Keras notebook have no manifest: there
+the volume is the array, its voxels 1 mm wide.
 """
 
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.data.preprocessing import CropBox, crop, paste
 from jaxbrats.data.raw import nifti
+from jaxbrats.data.raw.alignment import Alignment
 from jaxbrats.data.raw.cases import VolumeFile
 from jaxbrats.system.errors import InputError
 
@@ -24,13 +26,14 @@ def write_prediction(path: str | pathlib.Path, labels: np.ndarray, record: Mappi
     Args:
         path: Ends with .nii.gz.
         labels: Project labels `(X, Y, Z)` of the case's array.
-        record: The manifest's of the case, with `shape`, `affine` and `crop_origin`; None where there is none.
+        record: The manifest's of the case, with `shape`, `affine`, `crop_origin` and `file`; None where there is none.
 
     Raises:
         OSError: the file cannot be written.
     """
-    box, affine = _place(labels.shape, record)
-    nifti.write_labels(path, paste(labels, box), _header(box.volume, affine))
+    box, alignment = _place(labels.shape, record)
+    on_file = alignment.labels_on_file(paste(labels, box))
+    nifti.write_labels(path, on_file, _header(alignment.file_shape, alignment.file_affine))
 
 
 def read_prediction(
@@ -51,26 +54,27 @@ def read_prediction(
         InputError: the file is missing or unreadable, holds something other than labels, or lies on other voxels.
     """
     path = pathlib.Path(path)
-    box, affine = _place(shape, record)
+    box, alignment = _place(shape, record)
+    expected, affine = alignment.file_shape, alignment.file_affine
     labels, found = nifti.read_labels(VolumeFile(path), case, BRATS_2023)
-    if labels.shape != box.volume or not np.allclose(found, affine, rtol=0, atol=nifti.AFFINE_TOLERANCE):
-        sizes = ["x".join(map(str, one)) for one in (box.volume, labels.shape)]
+    if labels.shape != expected or not np.allclose(found, affine, rtol=0, atol=nifti.AFFINE_TOLERANCE):
+        sizes = ["x".join(map(str, one)) for one in (expected, labels.shape)]
         raise InputError(
             f"expected {sizes[0]} voxels with the affine of the case's source, found {sizes[1]}"
-            + (" with another affine" if labels.shape == box.volume else ""),
+            + (" with another affine" if labels.shape == expected else ""),
             case=case,
             file=path,
             hint="Run jaxbrats evaluate again",
         )
-    return crop(labels, box)
+    return crop(alignment.labels(labels), box)
 
 
-def _place(shape: tuple[int, ...], record: Mapping[str, Any] | None) -> tuple[CropBox, np.ndarray]:
-    """Where an array lies in its source, and the source's affine `(4, 4)`."""
+def _place(shape: tuple[int, ...], record: Mapping[str, Any] | None) -> tuple[CropBox, Alignment]:
+    """Where an array lies in its source's volume, and how that lies on the source's voxels."""
     if record is None:
-        return CropBox((0, 0, 0), tuple(shape), tuple(shape)), np.eye(4)
-    box = CropBox(tuple(record["crop_origin"]), tuple(shape), tuple(record["shape"]))
-    return box, np.array(record["affine"], float)
+        return CropBox((0, 0, 0), tuple(shape), tuple(shape)), Alignment.to(None, shape, np.eye(4))
+    alignment = Alignment.from_record(record)
+    return CropBox(tuple(record["crop_origin"]), tuple(shape), alignment.shape), alignment
 
 
 def _header(shape: tuple[int, int, int], affine: np.ndarray) -> nib.Nifti1Header:

@@ -30,9 +30,11 @@ def run(folders, *flags):
 
 
 def test_settings_reach_the_arrays_and_the_summary_lists_what_is_skipped(folders, capsys):
-    flags = ("--modalities=t1n,t2f", "--crop=6,5,4", "--normalization=zscore", "--min_tumour=0.5")
+    flags = ("--modalities=t1n,t2f", "--crop=6,5,4", "--normalization=zscore", "--min_tumour=0.5", "--spacing=1,1,2")
     assert run(folders, *flags) == 0
-    settings = {"modalities": ["t1n", "t2f"], "crop": [6, 5, 4], "normalization": "zscore", "min_tumour": 0.5}
+    settings = {"modalities": ["t1n", "t2f"], "crop": [6, 5, 4], "normalization": "zscore", "min_tumour": 0.5} | {
+        "spacing": [1, 1, 2]
+    }
     assert read_manifest(folders[1])["settings"] == settings
     assert np.load(folders[1] / "images" / "BraTS-GLI-00001-000.npy").shape == (6, 5, 4, 2)
     printed = capsys.readouterr()
@@ -47,6 +49,7 @@ def test_defaults_are_the_notebooks(folders):
     assert run(folders) == 0
     settings = read_manifest(folders[1])["settings"]
     expected = {"modalities": ["t2f", "t1c", "t2w"], "crop": [128] * 3, "normalization": "minmax", "min_tumour": 0.01}
+    expected |= {"spacing": None}
     assert settings == expected
 
 

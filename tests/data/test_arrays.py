@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of, record_of
 
-from jaxbrats.data import manifest as manifests
 from jaxbrats.data.arrays import ArrayCase, array_shape, find_arrays, fingerprint, read_image, read_labels
 from jaxbrats.data.npy import write_npy
 from jaxbrats.data.preprocessing import Preprocessing
@@ -32,9 +32,8 @@ def save(path: pathlib.Path, array: np.ndarray, **arguments) -> pathlib.Path:
 
 def write_own(folder: pathlib.Path, statuses: dict[str, str], finished: bool = True) -> None:
     """As `jaxbrats preprocess` writes."""
-    settings = Preprocessing(crop=SHAPE, modalities=("t2f", "t1c")).to_dict()
-    cases = {name: {"status": status, "patient": name[:-4]} for name, status in statuses.items()}
-    manifest = {"version": manifests.VERSION, "settings": settings, "finished": finished, "cases": cases}
+    settings = Preprocessing(crop=SHAPE, modalities=("t2f", "t1c"))
+    manifest = manifest_of(settings, {name: record_of(name, status) for name, status in statuses.items()}, finished)
     for name, status in statuses.items():
         if status == "kept":
             save(folder / "images" / f"{name}.npy", IMAGE)
@@ -242,7 +241,7 @@ BAD_IMAGES = {
     "integers": (IMAGE.astype(np.int16), "has dtype int16, expected float32"),
     "complex": (IMAGE.astype(np.complex64), "has dtype complex64"),
     "strings": (np.full(IMAGE.shape, "x"), "has dtype <U1"),
-    "records": (np.zeros(IMAGE.shape, [("a", "<f4")]), "has dtype"),
+    "records": (np.zeros(IMAGE.shape, [("a", "<f4")]), "is not an array in NumPy"),
     "NaN": (
         changed(IMAGE, (1, 2, 3, 0), np.nan),
         "holds 1 values that are NaN, infinite or beyond float32, first at (1, 2, 3, 0)",

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import shutil
 import threading
 import types
 import zlib
@@ -12,7 +14,10 @@ from jaxbrats.data import cohort
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.manifest import read_manifest
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
+from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case, Cohort, find_cases
+from jaxbrats.data.sources import differences
+from jaxbrats.inference import predictions
 from jaxbrats.system.errors import InputError
 
 SHAPE = (9, 8, 7)
@@ -57,7 +62,7 @@ def test_arrays_and_manifest(folders, workers):
     raw, out = folders
     manifest = run(folders, workers=workers)
     assert manifest == read_manifest(out) == json.loads((out / "manifest.json").read_text())
-    assert (manifest["version"], manifest["finished"]) == (1, True)
+    assert (manifest["version"], manifest["finished"], manifest["raw"]) == (2, True, "../raw")
     assert manifest["settings"] == SETTINGS.to_dict()
     assert list(manifest["cases"]) == NAMES
     for case in find_cases(raw).cases:
@@ -75,7 +80,9 @@ def test_arrays_and_manifest(folders, workers):
         t1c = raw / case.name / f"{case.name}-t1c.nii.gz"
         status = t1c.stat()
         source = {"path": f"{case.name}/{t1c.name}", "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        assert entry["sources"]["t1c"] == source
+        assert entry["sources"]["t1c"] == source | {"checksum": f"crc32:{zlib.crc32(t1c.read_bytes()):08x}"}
+        stats = [{"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns} for path in files]
+        assert entry["stat"] == dict(zip(("image", "mask"), stats, strict=True))
         assert list(entry["sources"]) == ["t2f", "t1c", "t2w", "seg"]
 
 
@@ -87,14 +94,15 @@ def test_run_again_does_nothing(folders):
     assert stamps(folders[1]) == stamped
 
 
-@pytest.mark.parametrize("damage", ["touched", "removed", "truncated", "other shape"])
+@pytest.mark.parametrize("damage", ["relabelled", "removed", "truncated", "other shape"])
 def test_run_again_does_what_changed_and_no_more(folders, damage):
     raw, out = folders
     before = run(folders)
     stamped = stamps(out)
     changed = out / "images" / f"{NAMES[1]}.npy"
-    if damage == "touched":
-        os.utime(raw / NAMES[1] / f"{NAMES[1]}-seg.nii.gz", ns=(1, 1))
+    if damage == "relabelled":
+        write_case(raw, NAMES[1], seed=1)
+        save(raw / NAMES[1] / f"{NAMES[1]}-seg.nii.gz", np.full(SHAPE, 2, np.uint8))
     elif damage == "removed":
         changed.unlink()
     elif damage == "truncated":
@@ -104,9 +112,148 @@ def test_run_again_does_what_changed_and_no_more(folders, damage):
     again = run(folders)
     redone = {f"{folder}/{NAMES[1]}.npy" for folder in ("images", "masks")}
     assert {name for name, stamp in stamps(out).items() if stamp != stamped[name]} == redone
-    again["cases"][NAMES[1]].pop("sources")
-    before["cases"][NAMES[1]].pop("sources")
+    if damage == "relabelled":
+        assert again["cases"][NAMES[1]]["label_voxels"] == [0, 0, 64, 0]
+        return
+    again["cases"][NAMES[1]].pop("stat")
+    before["cases"][NAMES[1]].pop("stat")
     assert again == before
+
+
+def test_a_touched_or_copied_cohort_is_not_made_again(folders, tmp_path):
+    run(folders)
+    stamped = stamps(folders[1])
+    shutil.copytree(folders[0], tmp_path / "copy")
+    (tmp_path / "copy" / NAMES[1]).rename(tmp_path / "copy" / "elsewhere")
+    for path in [*(tmp_path / "copy").rglob("*.nii.gz"), *folders[1].rglob("*.npy")]:
+        os.utime(path, ns=(1, 1))
+    copied = (tmp_path / "copy", folders[1])
+    assert {found.what for found in differences(*copied, SETTINGS)} == set()
+    manifest = run(copied)
+    assert set(stamps(folders[1]).values()) == {1} and len(stamped) == 6
+    assert manifest["raw"] == "../copy"
+    assert manifest["cases"][NAMES[1]]["sources"]["t1c"]["path"] == f"elsewhere/{NAMES[1]}-t1c.nii.gz"
+    assert {source["mtime_ns"] for record in manifest["cases"].values() for source in record["sources"].values()} == {1}
+    assert run(copied) == manifest
+
+
+def test_differences_are_told_and_nothing_is_changed(folders):
+    raw, out = folders
+    run(folders)
+    assert differences(raw, out, SETTINGS) == []
+    before = stamps(out), (out / "manifest.json").read_bytes()
+    seg = raw / NAMES[0] / f"{NAMES[0]}-seg.nii.gz"
+    size = seg.stat().st_size
+    content = bytearray(seg.read_bytes())
+    content[-1] ^= 1
+    seg.write_bytes(content)  # of the same size
+    assert seg.stat().st_size == size
+    (raw / NAMES[1]).rename(raw.parent / "elsewhere")
+    write_case(raw, "BraTS-GLI-00011-000")
+    (raw / NAMES[2] / f"{NAMES[2]}-t1c.nii.gz").unlink()
+    found = {(difference.name, difference.what) for difference in differences(raw, out, SETTINGS)}
+    assert found == {
+        (NAMES[0], "changed"),
+        (NAMES[1], "gone"),
+        (NAMES[2], "changed"),
+        ("BraTS-GLI-00011-000", "new"),
+    }
+    assert (stamps(out), (out / "manifest.json").read_bytes()) == before
+
+
+def in_frame(array, affine, orientation):
+    return geometry.reorient(array, affine, orientation), geometry.reoriented_affine(affine, array.shape, orientation)
+
+
+def test_a_case_that_lies_otherwise_is_turned_to_the_others(folders):
+    raw, out = folders
+    run(folders)
+    stamped = {path: path.read_bytes() for path in out.rglob("*.npy")}
+    for path in (raw / NAMES[1]).iterdir():
+        array, affine = in_frame(np.asarray(nib.load(path).dataobj), np.eye(4), "SPL")
+        nib.save(nib.Nifti1Image(array, affine), path)
+    manifest = run(folders)
+    assert manifest["frame"] == {"orientation": "RAS", "spacing_mm": [1, 1, 1]}
+    assert {path: path.read_bytes() for path in out.rglob("*.npy")} == stamped
+    record = manifest["cases"][NAMES[1]]
+    assert (record["shape"], record["affine"]) == (list(SHAPE), np.eye(4).tolist())
+    assert (record["file"]["shape"], record["file"]["orientation"]) == ([7, 8, 9], "SPL")
+
+
+def test_a_spacing_resamples_images_linearly_and_labels_by_the_largest_share(folders):
+    raw, out = folders
+    seg, image = np.zeros((8, 8, 8), np.uint8), np.zeros((8, 8, 8), np.int16)
+    seg[4:], image[4:], image[0] = 3, 100, 50
+    for path in (raw / NAMES[0]).iterdir():
+        save(path, seg if "seg" in path.name else image)
+    manifest = run(folders, dataclasses.replace(SETTINGS, spacing=(2, 2, 2)))
+    record = manifest["cases"][NAMES[0]]
+    assert (record["shape"], record["zooms"], record["file"]["shape"]) == ([4, 4, 4], [2, 2, 2], [8, 8, 8])
+    np.testing.assert_array_equal(np.array(record["affine"])[:3, 3], [0.5, 0.5, 0.5])
+    mask = np.load(out / "masks" / f"{NAMES[0]}.npy")
+    np.testing.assert_array_equal(mask, np.repeat([0, 0, 3, 3], 16).reshape(4, 4, 4))
+    # Triangles over two voxels: weights 3 3 1 of 7 at the end, 1 3 3 1 of 8 inside.
+    expected = np.array([0.5 * 3 / 7, 1 / 8, 7 / 8, 1])
+    found = np.load(out / "images" / f"{NAMES[0]}.npy")
+    np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None, None], (4, 4, 4, 3)), atol=1e-6)
+    # Back on the file's voxels.
+    predictions.write_prediction(out / "p.nii.gz", mask, record)
+    np.testing.assert_array_equal(np.asarray(nib.load(out / "p.nii.gz").dataobj), seg)
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", "a/b", "caf\udce9"])
+def test_names_of_a_manifest_never_leave_the_folder(folders, tmp_path, name):
+    out = folders[1]
+    manifest = run(folders)
+    manifest["cases"][name] = manifest["cases"].pop(NAMES[2])
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    precious = tmp_path / "x.npy"
+    precious.touch()
+    with pytest.raises(InputError, match=r"manifest\.json: has a name that .*Delete the folder") as refused:
+        run(folders)
+    assert refused.value.case == name and precious.exists()
+
+
+NAN_AFFINE = [[float("nan"), 0, 0, 0], *np.eye(4)[1:].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("affine", None, "affine is missing"),
+        ("affine", NAN_AFFINE, "affine cannot be"),
+        ("affine", np.zeros((4, 4)).tolist(), "affine cannot be"),
+        ("affine", "x", "affine cannot be x"),
+        ("shape", [9, 8], "shape cannot be"),
+        ("shape", [9, 8, -7], "shape cannot be"),
+        ("crop_origin", None, "crop_origin is missing"),
+        ("crop_origin", [0, 0, 1e99], "crop_origin cannot be"),
+        ("file", None, "file.shape is missing"),
+        ("file", {"shape": [9, 8, 7], "affine": NAN_AFFINE}, "file.affine cannot be"),
+        ("tumour_fraction", float("nan"), "tumour_fraction cannot be nan"),
+        ("checksum", {"image": ""}, "checksum cannot be"),
+        ("sources", [1], "sources cannot be"),
+        ("status", "lost", "expected a status"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_one_line(folders, key, value, message):
+    manifest = run(folders)
+    manifest["cases"][NAMES[1]][key] = value
+    if value is None:
+        del manifest["cases"][NAMES[1]][key]
+    (folders[1] / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=rf"case {NAMES[1]}: .*manifest.json: {message}.*Delete the folder"):
+        read_manifest(folders[1])
+
+
+def test_the_advice_on_a_truncated_manifest_can_be_followed(folders):
+    run(folders)
+    path = folders[1] / "manifest.json"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"is not valid JSON.*\. Delete the folder to have everything made again"):
+        run(folders)
+    shutil.rmtree(folders[1])
+    assert statuses(run(folders)) == dict.fromkeys(NAMES, "kept")
 
 
 def test_other_settings_redo_everything(folders):
@@ -265,10 +412,10 @@ def test_an_empty_cohort_touches_nothing(folders, tmp_path):
     [
         (None, "is not there.*Run jaxbrats preprocess"),
         ("{", "is not valid JSON"),
-        ("[]", "expected version 1 of the manifest, found list"),
-        ('{"version": 2}', "expected version 1 of the manifest, found 2"),
-        ('{"version": 1, "finished": true, "cases": {"a": {}}}', "is not as jaxbrats preprocess writes it"),
-        ('{"version": 1, "finished": true, "cases": {}}', "expected preprocessing settings"),
+        ("[]", "expected version 2 of the manifest, found list"),
+        ('{"version": 1}', "expected version 2 of the manifest, found 1"),
+        ('{"version": 2, "finished": true, "cases": []}', "is not as jaxbrats preprocess writes it"),
+        ('{"version": 2, "raw": "x", "finished": true, "cases": {}}', "expected preprocessing settings"),
     ],
 )
 def test_a_manifest_that_cannot_be_used(tmp_path, content, message):

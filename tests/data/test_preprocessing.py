@@ -165,6 +165,7 @@ def test_the_record_of_a_kept_case(tmp_path):
         "shape": [9, 8, 7],
         "affine": AFFINE.tolist(),
         "zooms": [1, 1, 2],
+        "file": {"shape": [9, 8, 7], "affine": AFFINE.tolist(), "orientation": "LPS", "spacing_mm": [1, 1, 2]},
         "crop_origin": [2, 2, 1],
         "tumour_fraction": sum(counts[1:]) / 64,
         "label_voxels": counts,
@@ -214,7 +215,7 @@ def test_a_missing_modality_is_named(tmp_path):
 
 
 def test_settings_survive_json():
-    settings = Preprocessing(("t1n", "t2f"), (96, 64, 32), "zscore", 0.5)
+    settings = Preprocessing(("t1n", "t2f"), (96, 64, 32), "zscore", 0.5, (1, 1, 2.5))
     assert Preprocessing.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
     assert Preprocessing(["t1n"], np.array([4, 5, 6]), min_tumour=0) == Preprocessing(
         ("t1n",), (4, 5, 6), min_tumour=0.0
@@ -235,6 +236,10 @@ def test_settings_survive_json():
         {"min_tumour": -0.1},
         {"min_tumour": float("nan")},
         {"min_tumour": "1%"},
+        {"spacing": (1, 1)},
+        {"spacing": (1, 1, 0)},
+        {"spacing": (1, 1, float("inf"))},
+        {"spacing": "thick"},
     ],
 )
 def test_settings_are_checked(bad):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of, record_of
 
-from jaxbrats.data import manifest as manifests
 from jaxbrats.data.arrays import ArrayCase, find_arrays
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.split import Split, load_or_make_split, make_split
@@ -132,13 +132,8 @@ class TestFile:
         cases = some_cases(tmp_path, names)
         for case in cases:
             case.mask.unlink()
-        records = {n: {"status": "kept", "patient": n[:-4], "label_voxels": [9, i, 0, i]} for i, n in enumerate(names)}
-        manifest = {
-            "version": manifests.VERSION,
-            "settings": Preprocessing().to_dict(),
-            "finished": True,
-            "cases": records,
-        }
+        records = {n: record_of(n, label_voxels=[9, i, 0, i]) for i, n in enumerate(names)}
+        manifest = manifest_of(Preprocessing(), records)
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         split = load_or_make_split(tmp_path, cases, 0.25, seed=3)
         assert split == make_split({n: n[:-4] for n in names}, {n: 2 * i for i, n in enumerate(names)}, 0.25, 3)

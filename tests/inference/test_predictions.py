@@ -9,7 +9,8 @@ from jaxbrats.system.errors import InputError
 
 
 def record(shape, origin, affine):
-    return {"shape": list(shape), "affine": affine.tolist(), "crop_origin": list(origin)}
+    lies = {"shape": list(shape), "affine": affine.tolist()}
+    return lies | {"crop_origin": list(origin), "file": lies}
 
 
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.5, 7], [0, 0, 0, 1]])
@@ -49,9 +50,8 @@ def test_arrays_without_a_manifest_are_their_own_source(tmp_path):
     np.testing.assert_array_equal(read_prediction(tmp_path / "a.nii.gz", "a", (2, 3, 4), None), labels)
 
 
-@pytest.mark.parametrize("row", [[1.0, 0.3, 0, 0], [0, 0, 0, 5]])
-def test_an_affine_that_is_sheared_or_singular_has_no_qform(tmp_path, row):
-    sheared = np.array([row, [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+def test_an_affine_that_is_sheared_has_no_qform(tmp_path):
+    sheared = np.array([[1.0, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
     write_prediction(tmp_path / "a.nii.gz", np.zeros((2, 3, 4), np.uint8), record((2, 3, 4), (0, 0, 0), sheared))
     image = nib.load(tmp_path / "a.nii.gz")
     assert image.get_qform(coded=True)[0] is None
@@ -71,3 +71,17 @@ def test_a_prediction_on_other_voxels_is_refused(tmp_path, place, message):
     with pytest.raises(InputError, match=message) as refused:
         read_prediction(path, "a", (4, 5, 6), place)
     assert refused.value.file == path and refused.value.case == "a"
+
+
+def test_a_turned_case_is_laid_on_the_voxels_of_its_file(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 4, (6, 7, 8)).astype(np.uint8)
+    turned, affine = (
+        labels.transpose(2, 0, 1)[::-1],
+        LPS @ np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 7], [0, 0, 0, 1]]),
+    )
+    place = record((6, 7, 8), (0, 0, 0), LPS) | {"file": {"shape": [8, 6, 7], "affine": affine.tolist()}}
+    write_prediction(tmp_path / "a.nii.gz", labels, place)
+    written = nib.load(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), turned)
+    np.testing.assert_allclose(written.affine, affine)
+    np.testing.assert_array_equal(read_prediction(tmp_path / "a.nii.gz", "a", labels.shape, place), labels)

@@ -9,12 +9,16 @@ from jaxbrats.data.check.findings import Finding, warning
 from jaxbrats.data.check.image import FileFacts
 from jaxbrats.data.labels import BACKGROUND, MODALITIES
 from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.raw.geometry import Frame, same_spacing
+
+# The same number for both ends of an axis of the patient.
+_AXES = {code: axis for axis, ends in enumerate(("RL", "AP", "SI")) for code in ends}
 
 
-def between_cases(cases: Sequence[CaseReport], settings: Preprocessing) -> Iterator[Finding]:
+def between_cases(cases: Sequence[CaseReport], settings: Preprocessing, frame: Frame | None) -> Iterator[Finding]:
     """Warnings about cases that differ from the others, or don't where they should."""
     yield from _absent_modalities(cases, settings)
-    yield from _unlike_most(cases)
+    yield from _in_another_frame(cases, frame)
     yield from _duplicates(cases)
 
 
@@ -30,17 +34,22 @@ def _absent_modalities(cases: Sequence[CaseReport], settings: Preprocessing) -> 
                 yield warning("unused", problem, case=case.name, file=_first(case).parent, hint=hint)
 
 
-def _unlike_most(cases: Sequence[CaseReport]) -> Iterator[Finding]:
-    """Cases that lie otherwise than most: arrays keep the voxels of the files, so that the network sees them turned."""
-    frames = {case.name: next(iter(case.files.values())).frame for case in cases if case.files}
-    if not frames:
-        return
-    usual, _ = collections.Counter(frames.values()).most_common(1)[0]
-    hint = "Resample it to the orientation and spacing of the others: training takes voxels as they are"
+def _in_another_frame(cases: Sequence[CaseReport], frame: Frame | None) -> Iterator[Finding]:
+    """Cases that preprocessing turns or resamples, because most lie otherwise or another spacing is asked for."""
     for case in cases:
-        if case.files and not frames[case.name].is_like(usual):
-            problem = f"is {frames[case.name]}, but most cases are {usual}"
-            yield warning("frame", problem, case=case.name, file=_first(case), hint=hint)
+        own = next(iter(case.files.values())).frame if case.files else None
+        if own is None or frame is None or own.is_like(frame):
+            continue
+        # Frames without an order of axes: a size for each of R-L, A-P and S-I.
+        sizes, wanted = (
+            [size for _, size in sorted(zip((_AXES[code] for code in one.orientation), one.spacing_mm, strict=True))]
+            for one in (own, frame)
+        )
+        resampled = not same_spacing(sizes, wanted)
+        done = ["turned"] * (own.orientation != frame.orientation) + ["resampled"] * resampled
+        problem = f"is {own}, and will be {' and '.join(done)}: the arrays are {frame}"
+        hint = "Is its header right? A wrong one would have it turned wrongly"
+        yield warning("frame", problem, case=case.name, file=_first(case), hint=hint)
 
 
 def _duplicates(cases: Sequence[CaseReport]) -> Iterator[Finding]:

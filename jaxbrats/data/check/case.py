@@ -14,6 +14,7 @@ from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.normalization import statistics_of
 from jaxbrats.data.preprocessing import NO_SEGMENTATION, Preprocessing, crop_labels
 from jaxbrats.data.raw.cases import Case, missing_modalities
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import Grid, Volume, check_geometry, read_channels, read_labels
 from jaxbrats.system.errors import InputError
 
@@ -58,17 +59,18 @@ class CaseReport:
         }
 
 
-def check_case(settings: Preprocessing, case: Case) -> CaseReport:
+def check_case(settings: Preprocessing, frame: Frame | None, case: Case) -> CaseReport:
     """Reads every file of a case and says what is wrong with it.
 
     Holds the segmentation and one image at a time.
 
     Args:
         settings: Of the preprocessing that is asked after.
+        frame: Of its arrays.
         case: Whose files. Modalities that `settings` does not name are read as well; what is wrong with them, or with
             the images of a case that is skipped, stops nothing and is a warning.
     """
-    inspection = _Inspection(settings, case)
+    inspection = _Inspection(settings, frame, case)
     missing = missing_modalities(case, settings.modalities)
     if missing is not None:
         inspection.fault("files", missing)
@@ -87,8 +89,8 @@ def check_case(settings: Preprocessing, case: Case) -> CaseReport:
 class _Inspection:
     """Collects what the files of a case tell, one after the other."""
 
-    def __init__(self, settings: Preprocessing, case: Case) -> None:
-        self._settings, self._case = settings, case
+    def __init__(self, settings: Preprocessing, frame: Frame | None, case: Case) -> None:
+        self._settings, self._frame, self._case = settings, frame, case
         self._files: dict[str, FileFacts] = {}
         self._findings: list[Finding] = []
         self._status = KEPT
@@ -122,7 +124,11 @@ class _Inspection:
         counts = np.bincount(flat, minlength=len(LABEL_NAMES)).tolist()
         self._labels = dict(zip(LABEL_NAMES, counts, strict=True))
         self._files["seg"] = facts_of(self._grid, labels, None, int(flat.min()), int(flat.max()))
-        _, record = crop_labels(labels, self._grid, self._settings)
+        try:
+            _, record = crop_labels(labels, self._grid, self._settings, self._frame, case.name)
+        except InputError as error:
+            self.fault("segmentation", error)
+            return
         if record["status"] == SKIPPED:
             hint = "To train on it, lower --min_tumour or choose a --crop that fits the tumour"
             self._skip(record["reason"], case.labels.path, hint)

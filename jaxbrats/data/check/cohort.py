@@ -14,7 +14,8 @@ from jaxbrats.data.check.findings import Finding, warning
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.names import natural_key, patient_of
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.raw.cases import Cohort, find_cases
+from jaxbrats.data.raw.alignment import cohort_frame
+from jaxbrats.data.raw.cases import Cohort, find_cases, missing_modalities
 from jaxbrats.system import processes
 from jaxbrats.system.errors import InputError
 
@@ -78,8 +79,11 @@ def check_cohort(
     """
     folder = pathlib.Path(raw_dir)
     cohort = find_cases(folder)
+    # As preprocessing does, of the cases that it would take.
+    able = [case for case in cohort.cases if missing_modalities(case, settings.modalities) is None]
+    frame = cohort_frame(able, settings.spacing)
     results = processes.map_in_processes(
-        functools.partial(check_case, settings),
+        functools.partial(check_case, settings, frame),
         cohort.cases,
         min(processes.available_cpus() if workers is None else workers, len(cohort.cases)),
         name=lambda case: case.name,
@@ -92,7 +96,7 @@ def check_cohort(
         *_other_problems(cohort),
         *_too_few_patients(folder, cases),
         *(finding for case in cases for finding in case.findings),
-        *between_cases(cases, settings),
+        *between_cases(cases, settings, frame),
         *_strange_files(cohort),
     ]
     findings.sort(key=lambda finding: not finding.error)

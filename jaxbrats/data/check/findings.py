@@ -20,7 +20,7 @@ WARNINGS = {
     "background": "not skull-stripped: background is not 0",
     "intensity": "unusual intensities",
     "geometry": "doubtful geometry",
-    "frame": "orientation or spacing unlike most cases",
+    "frame": "turned or resampled",
     "tumour": "doubtful segmentation",
 }
 

@@ -106,7 +106,8 @@ def _some(findings: list[Finding], report: CohortReport, everything_in: str | No
     for finding in findings[:_MOST_LINES]:
         yield f"  {str(finding.what).replace(prefix, '')}"
     if len(findings) > _MOST_LINES:
-        yield f"  and {len(findings) - _MOST_LINES} more, all in {everything_in or 'the file that --json=FILE writes'}"
+        where = printable(everything_in) if everything_in else "the file that --json=FILE writes"
+        yield f"  and {len(findings) - _MOST_LINES} more, all in {where}"
 
 
 def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from jaxbrats.data.labels import BRATS_2021, BRATS_2023
-from jaxbrats.data.names import natural_key, nifti_stem, patient_of
+from jaxbrats.data.names import LONGEST_CASE_NAME, case_name_problem, natural_key, nifti_stem, patient_of
 from jaxbrats.data.raw.dataset_json import DatasetDescription, read_dataset_json
 from jaxbrats.system.errors import InputError
 
@@ -81,7 +81,8 @@ class Cohort:
     Attributes:
         layout: Names of the layouts, for the user to read.
         cases: Usable cases in natural order (case 2 before case 10).
-        problems: What cannot be used, and why: one error for each case, file or folder.
+        problems: What cannot be used, and why: one error for each case, file or folder. Files can be called by the
+            names of all `cases` (see `names.case_name_problem`), not by those in here.
         unrecognised: NIfTI files whose names fit no layout, and those of a data set that belong to no case.
     """
 
@@ -129,9 +130,9 @@ def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Co
     _check_case_folders(rest, cases, problems)
     unrecognised = tuple(_unrecognised_files(tree, rest, cases))
     cases = _drop_duplicate_names(cases, problems)
-    lacking = {case.name: missing_modalities(case, modalities) for case in cases}
-    problems += [problem for problem in lacking.values() if problem is not None]
-    cases = [case for case in cases if lacking[case.name] is None]
+    unusable = {case.name: _name_problem(case) or missing_modalities(case, modalities) for case in cases}
+    problems += [problem for problem in unusable.values() if problem is not None]
+    cases = [case for case in cases if unusable[case.name] is None]
     problems.sort(key=lambda problem: natural_key(problem.case or str(problem.file)))
     cases.sort(key=lambda case: natural_key(case.name))
     return Cohort(" and ".join(dict.fromkeys(layouts)), cases, problems, unrecognised)
@@ -255,6 +256,15 @@ def _drop_duplicate_names(cases: Iterable[Case], problems: list[InputError]) -> 
             problem = f"another case of the same name is at {second}"
             problems.append(InputError(problem, case=name, file=first, hint="Rename one"))
     return [same[0] for same in by_name.values() if len(same) == 1]
+
+
+def _name_problem(case: Case) -> InputError | None:
+    problem = case_name_problem(case.name)
+    if problem is None:
+        return None
+    folder = next(iter(case.modalities.values())).path.parent
+    hint = f"Rename its files: UTF-8, at most {LONGEST_CASE_NAME} bytes for the case"
+    return InputError(problem, case=case.name, file=folder, hint=hint)
 
 
 def missing_modalities(case: Case, modalities: Sequence[str]) -> InputError | None:

@@ -1,8 +1,8 @@
 """Where voxels lie: turning volumes to an orientation, resampling them to a spacing, and the way back.
 
-Arrays are kept in their file's own voxel order. A network has learnt the order and the voxel size of its training cases
-(`Frame`), so a patient who was scanned or stored otherwise is brought to that frame, and what was predicted is brought
-back.
+A network learns the order and the size of the voxels that it sees (`Frame`). All arrays of a cohort are therefore in
+the frame that most of its cases have, and a patient who was scanned or stored otherwise is brought to it, in training
+as in prediction; what was predicted is brought back.
 """
 
 import collections
@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from jaxbrats.data.labels import NUM_CLASSES
 from jaxbrats.system.errors import InputError
 
 # Spacings that differ less than this are taken as equal: 1 % is 1 voxel in 100.
@@ -83,21 +84,19 @@ def frame_of(affine: np.ndarray) -> Frame:
     return Frame("".join(nib.orientations.ornt2axcodes(axes)), tuple(float(size) for size in spacing))
 
 
-def common_frame(affines: Iterable[np.ndarray | Sequence[Sequence[float]]]) -> Frame | None:
-    """The orientation that most volumes have, and the median spacing of these.
+def common_frame(frames: Iterable[Frame], spacing_mm: Sequence[float] | None = None) -> Frame | None:
+    """The orientation that most volumes have, and the median spacing of these, or `spacing_mm`.
 
-    Volumes whose affine tells neither are passed over; None where no volume is left.
+    None where there is no volume.
     """
     by_orientation = collections.defaultdict(list)
-    for affine in affines:
-        try:
-            frame = frame_of(np.asarray(affine, float))
-        except InputError:
-            continue
+    for frame in frames:
         by_orientation[frame.orientation].append(frame.spacing_mm)
     if not by_orientation:
         return None
     orientation = max(by_orientation, key=lambda name: len(by_orientation[name]))
+    if spacing_mm is not None:
+        return Frame(orientation, tuple(spacing_mm))
     # The lower median is a spacing that some volume has.
     spacing = map(statistics.median_low, zip(*by_orientation[orientation], strict=True))
     return Frame(orientation, tuple(round(size, 4) for size in spacing))
@@ -171,6 +170,29 @@ def resample(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
             weights = interpolation_weights(array.shape[axis], size)
             array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(array)
+
+
+def resample_labels(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resamples labels `(X, Y, Z)` uint8 to another number of voxels over the same extent.
+
+    Each label is interpolated as a mask, as `resample` does, and a voxel gets the one that has most of it: nnU-Net's
+    way (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z, supplementary note on resampling). Where two
+    have the same, the lower one.
+    """
+    if tuple(shape) == labels.shape:
+        return labels
+    resampled, most = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+    for label in range(NUM_CLASSES):
+        share = resample((labels == label).astype(np.float32), shape)
+        np.copyto(resampled, label, where=share > most)
+        np.maximum(most, share, out=most)
+    return resampled
+
+
+def resampled_affine(affine: np.ndarray, shape: Sequence[int], resampled: Sequence[int]) -> np.ndarray:
+    """The affine `(4, 4)` that a volume of `shape` has after it was resampled to the shape `resampled`."""
+    scale = np.divide(shape, resampled)
+    return affine @ nib.affines.from_matvec(np.diag(scale), (scale - 1) / 2)
 
 
 def interpolation_weights(old: int, new: int) -> np.ndarray:

@@ -38,6 +38,17 @@ _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _quiet = logging.Logger("jaxbrats.nifti", level=logging.CRITICAL + 1)
 
 
+def read_header(path: pathlib.Path, case: str) -> nib.Nifti1Header:
+    """Reads the header of a file alone, whose affine is one (see `geometry.frame_of`).
+
+    Raises:
+        InputError: the file is missing or unreadable, or its header damaged.
+    """
+    fault = functools.partial(InputError, case=case, file=path)
+    with _naming_faults(fault), _open(path, fault) as (stream, _):
+        return _read_header(stream, fault)
+
+
 def read_voxels(
     path: pathlib.Path, channels: Sequence[int | None], case: str
 ) -> Iterator[tuple[np.ndarray, nib.Nifti1Header]]:
@@ -58,28 +69,34 @@ def read_voxels(
             was yielded, so use what was read only when the iteration has ended.
     """
     fault = functools.partial(InputError, case=case, file=path)
+    with _naming_faults(fault), _open(path, fault) as (stream, capacity):
+        header = _read_header(stream, fault)
+        shape, volumes, dtype, offset = _check_header(header, capacity, fault)
+        if None in channels and volumes > 1:
+            raise fault(f"expected a 3-D volume, found 4-D with {volumes} volumes", hint="Save each volume apart")
+        last = max(channel or 0 for channel in channels)
+        if last >= volumes:
+            hint = "Correct the channels in dataset.json, or convert the file anew from its source"
+            raise fault(f"expected at least {last + 1} channels, found {volumes}", hint=hint)
+        size = math.prod(shape) * dtype.itemsize
+        position = stream.tell()
+        for channel in channels:
+            start = offset + (channel or 0) * size
+            _skip(stream, start - position, fault)
+            voxels = np.empty(math.prod(shape), dtype)
+            _fill(stream, voxels.view(np.uint8), fault)
+            position = start + size
+            yield _scaled(voxels, header).reshape(shape, order="F"), header
+        # The checksum is at the end of a gzip stream, and is compared only when reading meets it.
+        if not isinstance(stream, io.BufferedReader):
+            _drain(stream, offset + volumes * size - position, fault)
+
+
+@contextlib.contextmanager
+def _naming_faults(fault: functools.partial) -> Iterator[None]:
+    """What goes wrong in reading a file as one line that names it."""
     try:
-        with _open(path, fault) as (stream, capacity):
-            header = _read_header(stream, fault)
-            shape, volumes, dtype, offset = _check_header(header, capacity, fault)
-            if None in channels and volumes > 1:
-                raise fault(f"expected a 3-D volume, found 4-D with {volumes} volumes", hint="Save each volume apart")
-            last = max(channel or 0 for channel in channels)
-            if last >= volumes:
-                hint = "Correct the channels in dataset.json, or convert the file anew from its source"
-                raise fault(f"expected at least {last + 1} channels, found {volumes}", hint=hint)
-            size = math.prod(shape) * dtype.itemsize
-            position = stream.tell()
-            for channel in channels:
-                start = offset + (channel or 0) * size
-                _skip(stream, start - position, fault)
-                voxels = np.empty(math.prod(shape), dtype)
-                _fill(stream, voxels.view(np.uint8), fault)
-                position = start + size
-                yield _scaled(voxels, header).reshape(shape, order="F"), header
-            # The checksum is at the end of a gzip stream, and is compared only when reading meets it.
-            if not isinstance(stream, io.BufferedReader):
-                _drain(stream, offset + volumes * size - position, fault)
+        yield
     except (igzip.BadGzipFile, EOFError, isal_zlib.error) as error:
         raise fault(f"is damaged or cut short ({error})", hint=_COPY_AGAIN) from error
     except OSError as error:

@@ -146,8 +146,8 @@ def test_cases_that_lie_unlike_most_are_told(raw):
         rewrite(path, lambda array: array, np.diag([-1.0, -1, 3, 1]))
     report = check(raw)
     assert [kind for kind, *_ in found(report)] == ["frame", "frame"]
-    assert "is RPS, 1 x 1 x 2 mm, but most cases are LPS, 1 x 1 x 2 mm" in str(report.findings[0].what)
-    assert "is LPS, 1 x 1 x 3 mm, but" in str(report.findings[1].what)
+    assert "is RPS, 1 x 1 x 2 mm, and will be turned: the arrays are LPS, 1 x 1 x 2 mm" in str(report.findings[0].what)
+    assert "is LPS, 1 x 1 x 3 mm, and will be resampled: the" in str(report.findings[1].what)
 
 
 def test_files_that_nobody_reads_and_modalities_that_few_lack(raw):
@@ -176,7 +176,7 @@ def test_too_few_patients_are_an_error_just_where_the_split_leaves_none_to_valid
 
 def test_a_report_of_a_case_holds_no_voxels(raw):
     (case, *_) = find_cases(raw).cases
-    assert len(pickle.dumps(check_case(SETTINGS, case))) < 3000
+    assert len(pickle.dumps(check_case(SETTINGS, None, case))) < 3000
 
 
 @settings(max_examples=50, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -201,7 +201,7 @@ def test_whatever_the_damage_the_check_and_preprocessing_agree(tmp_path, changes
         status, reason = preprocess_case(case, preprocessing)[2]["status"], None
     except InputError as error:
         status, reason = "failed", str(error)
-    report = check_case(preprocessing, case)
+    report = check_case(preprocessing, None, case)
     assert report.status == status
     assert reason is None or reason in [str(finding.what) for finding in report.findings if finding.error]
 

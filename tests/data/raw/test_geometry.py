@@ -53,10 +53,9 @@ def test_the_frame_of_a_volume():
 def test_the_common_frame_is_that_of_most():
     ras = np.diag([1.0, 1.0, 1.0, 1.0])
     thick = AFFINE @ np.diag([1, 1, 3, 1])
-    flat = np.diag([1.0, 1.0, 0.0, 1.0])
-    assert geometry.common_frame([AFFINE, ras, AFFINE.tolist(), thick, flat]) == Frame("LPS", (1.0, 1.5, 2.0))
-    assert geometry.common_frame([thick, AFFINE]).spacing_mm == (1.0, 1.5, 2.0)
-    assert geometry.common_frame([flat]) is None
+    assert geometry.common_frame(map(geometry.frame_of, [AFFINE, ras, AFFINE, thick])) == Frame("LPS", (1.0, 1.5, 2.0))
+    assert geometry.common_frame(map(geometry.frame_of, [thick, AFFINE])).spacing_mm == (1.0, 1.5, 2.0)
+    assert geometry.common_frame([Frame("RAS", (1, 1, 1))], (1, 2, 3)) == Frame("RAS", (1, 2, 3))
     assert geometry.common_frame([]) is None
 
 

@@ -1,0 +1,147 @@
+"""The files that the arrays of a case were made from, and whether they still hold the same.
+
+What identifies a file is its content. A source is its path in the cohort, size, modification time and the CRC-32 of its
+bytes; size and time spare reading a file again that nobody touched.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from isal import isal_zlib
+
+from jaxbrats.data.manifest import FAILED, read_manifest
+from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
+from jaxbrats.system.errors import InputError
+
+_CHUNK = 1 << 20
+_STAT = ("path", "size", "mtime_ns")
+# What of a source is its content, and what decides how that is read.
+_CONTENT = ("size", "checksum", "channel", "label_map")
+Sources = dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A case that is in a cohort otherwise than in the arrays.
+
+    Attributes:
+        name: The case.
+        what: 'changed' (its files hold something else, or can no longer be used), 'new' or 'gone'.
+    """
+
+    name: str
+    what: str
+
+
+def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, settings: Preprocessing) -> list[Difference]:
+    """How a cohort differs from the one that a folder of arrays was made from; changes nothing.
+
+    Costs a stat a file where nothing was touched; files that were are read.
+
+    Args:
+        raw_dir: The cohort.
+        data_dir: The arrays.
+        settings: What they hold.
+
+    Raises:
+        InputError: there is no cohort or no usable manifest.
+    """
+    raw, records = pathlib.Path(raw_dir), read_manifest(data_dir)["cases"]
+    cohort = find_cases(raw, settings.modalities)
+    found = []
+    for case in cohort.cases:
+        if case.name not in records:
+            found.append(Difference(case.name, "new"))
+        elif not _is_same(case, settings, raw, records[case.name]):
+            found.append(Difference(case.name, "changed"))
+    problems = {problem.case or str(problem.file) for problem in cohort.problems}
+    found += [Difference(name, "new") for name in problems if name not in records]
+    found += [Difference(name, "changed") for name in problems if records.get(name, {}).get("status", FAILED) != FAILED]
+    there = problems | {case.name for case in cohort.cases}
+    return found + [Difference(name, "gone") for name in records if name not in there]
+
+
+def _is_same(case: Case, settings: Preprocessing, raw: pathlib.Path, record: Mapping[str, Any]) -> bool:
+    before = record.get("sources")
+    try:
+        now = sources_of(case, settings, raw)
+        return before is not None and (
+            untouched(now, before) or same_content(with_checksums(now, case, before), before)
+        )
+    except InputError:
+        return record["status"] == FAILED and before is None
+
+
+def sources_of(case: Case, settings: Preprocessing, raw: pathlib.Path) -> Sources:
+    """The files of a case by their stat, in the form that JSON gives back.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    volumes = {modality: case.modalities[modality] for modality in settings.modalities}
+    sources = {modality: _source(volume, case, raw) for modality, volume in volumes.items()}
+    if case.labels is not None:
+        label_map = {str(label): new for label, new in sorted(case.label_map.items())}
+        sources["seg"] = _source(case.labels, case, raw) | {"label_map": label_map}
+    return sources
+
+
+def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]:
+    try:
+        status = volume.path.stat()
+    except OSError as error:
+        raise _unreadable(error, case, volume.path) from error
+    path = pathlib.PurePath(os.path.relpath(volume.path, raw)).as_posix()
+    source = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return source if volume.channel is None else source | {"channel": volume.channel}
+
+
+def untouched(now: Sources, before: Mapping[str, Any]) -> bool:
+    """Whether all files are by their stat what they were."""
+    return now.keys() == before.keys() and all(
+        source.items() <= before[part].items() and source.get("channel") == before[part].get("channel")
+        for part, source in now.items()
+    )
+
+
+def with_checksums(now: Sources, case: Case, before: Mapping[str, Any] | None = None) -> Sources:
+    """The same with the checksum of each file, read where it is not known from `before` by an unchanged stat.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    known = {tuple(source.get(key) for key in _STAT): source.get("checksum") for source in (before or {}).values()}
+    found = {}
+    for part, source in now.items():
+        place = tuple(source[key] for key in _STAT)
+        if known.get(place) is None:
+            known[place] = _file_checksum(case.labels if part == "seg" else case.modalities[part], case)
+        found[part] = source | {"checksum": known[place]}
+    return found
+
+
+def same_content(now: Sources, before: Mapping[str, Any]) -> bool:
+    """Whether files with checksums hold what they did, wherever they lie now."""
+    return now.keys() == before.keys() and all(
+        all(source.get(key) == before[part].get(key) for key in _CONTENT) for part, source in now.items()
+    )
+
+
+def _file_checksum(volume: VolumeFile, case: Case) -> str:
+    value = 0
+    try:
+        with volume.path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                value = isal_zlib.crc32(chunk, value)
+    except OSError as error:
+        raise _unreadable(error, case, volume.path) from error
+    return f"crc32:{value:08x}"
+
+
+def _unreadable(error: OSError, case: Case, path: pathlib.Path) -> InputError:
+    hint = "Check that the file is there and its permissions"
+    return InputError(f"cannot be read ({error.strerror})", case=case.name, file=path, hint=hint)

@@ -1,0 +1,22 @@
+"""Manifests as preprocessing writes them, for tests that need no arrays made."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxbrats.data.manifest import VERSION
+from jaxbrats.data.preprocessing import Preprocessing
+
+
+def record_of(name: str, status: str = "kept", **others: Any) -> dict[str, Any]:
+    """A case's record."""
+    lies = {"shape": [8, 8, 8], "affine": np.eye(4).tolist()}
+    made = {"checksum": {"image": "", "mask": ""}, "stat": {"image": {}, "mask": {}}, "sources": {}}
+    place = {**lies, "file": lies, "crop_origin": [0, 0, 0], "tumour_fraction": 0.1}
+    return {"status": status, "patient": name[:-4], **place, **made, **others}
+
+
+def manifest_of(settings: Preprocessing, records: dict[str, Any], finished: bool = True) -> dict[str, Any]:
+    """A whole manifest."""
+    head = {"version": VERSION, "settings": settings.to_dict(), "frame": None, "raw": "../raw"}
+    return {**head, "finished": finished, "cases": records}
