@@ -93,11 +93,11 @@ def identify(case: ArrayCase) -> ArrayCase:
 
 
 def _identify_file(case: ArrayCase, path: pathlib.Path, kind: str, check: npy.Check) -> ArrayIdentity:
-    record = case.record or {}
-    written, known = record.get("checksum", {}).get(kind), record.get("files", {}).get(kind)
-    found = _stat(case, path)
-    if written is not None and known is not None and (found.st_size, found.st_mtime_ns) == tuple(known):
-        return ArrayIdentity(written, found.st_size, found.st_mtime_ns)
+    found, written = _stat(case, path), None
+    if case.record is not None:
+        written, known = case.record["checksum"][kind], case.record["stat"][kind]
+        if (found.st_size, found.st_mtime_ns) == (known["size"], known["mtime_ns"]):
+            return ArrayIdentity(written, found.st_size, found.st_mtime_ns)
     array = npy.read(path, case.name, check)
     content = checksum(array if array.flags.c_contiguous else array.T)
     if written is not None and content != written:

@@ -14,7 +14,7 @@ from jaxbrats.data import npy
 from jaxbrats.data.arrays import ArrayCase, CaseContent, check_image, check_mask
 from jaxbrats.data.names import natural_key
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.raw.geometry import Frame, common_frame
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.system.errors import InputError
 
 SIDES = ("train", "val")
@@ -30,7 +30,8 @@ class Dataset:
         folder: The folder.
         cases: Its cases, in natural order of their names.
         preprocessing: How the arrays were made; None where no manifest tells.
-        frame: Orientation and spacing that most cases have; None where no manifest tells.
+        frame: Orientation and spacing of all arrays; None where no manifest tells.
+        raw_dir: The cohort that the arrays were made from; None where no manifest tells.
         failures: A line for each case of the cohort that could not be preprocessed.
     """
 
@@ -38,6 +39,7 @@ class Dataset:
     cases: tuple[ArrayCase, ...]
     preprocessing: Preprocessing | None = None
     frame: Frame | None = None
+    raw_dir: pathlib.Path | None = None
     failures: tuple[str, ...] = ()
 
     def select(self, names: Iterable[str]) -> list[ArrayCase]:
@@ -153,7 +155,8 @@ def _preprocessed(folder: pathlib.Path, manifest: Mapping[str, Any]) -> Dataset:
         folder,
         _sorted(cases),
         Preprocessing.from_dict(manifest["settings"]),
-        common_frame(case.record["affine"] for case in cases),
+        Frame.from_dict(manifest["frame"]) if manifest.get("frame") else None,
+        folder / manifest["raw"],
         tuple(str(record["reason"]) for record in records.values() if record["status"] == manifests.FAILED),
     )
 

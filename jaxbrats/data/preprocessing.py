@@ -208,7 +208,8 @@ def preprocess_case(
 
     Returns:
         The image (X, Y, Z, C) float32, the labels (X, Y, Z) uint8, and the case's entry for the manifest: status,
-        reason, what `Alignment.to_record` gives, crop_origin, normalization, tumour_fraction, label_voxels. A case that
+        reason, what `Alignment.to_record` gives, crop_origin, normalization, tumour_fraction, label_voxels in the crop and label_voxels_outside of it (tumour only).
+        A case that
         is skipped has None for both arrays and no normalization, because its images are not read.
 
     Raises:
@@ -256,12 +257,15 @@ def crop_labels(
     try:
         alignment = Alignment.to(frame, grid.shape, grid.affine)
         box = CropBox.about_centre(alignment.shape, settings.crop)
-        labels = crop(alignment.labels(whole_labels), box)
+        whole = alignment.labels(whole_labels)
+        labels = crop(whole, box)
     except InputError as error:
         raise InputError(error.problem, case=case, file=grid.path, hint=error.hint) from error
     except MemoryError as error:
         raise _too_large(alignment.shape, case, grid.path) from error
     counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]
+    everywhere = np.bincount(whole[whole != BACKGROUND], minlength=NUM_CLASSES).tolist()
+    outside = [everywhere[label] - counts[label] if label != BACKGROUND else 0 for label in range(NUM_CLASSES)]
     tumour = (labels.size - counts[BACKGROUND]) / labels.size
     record = {
         "status": "kept",
@@ -270,6 +274,7 @@ def crop_labels(
         "crop_origin": list(box.origin),
         "tumour_fraction": tumour,
         "label_voxels": counts,
+        "label_voxels_outside": outside,
     }
     if tumour < settings.min_tumour:
         reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"

@@ -89,8 +89,8 @@ def make_validation(
 
 
 def _outside(case: ArrayCase) -> np.ndarray:
-    """int64 `(C,)`: voxels of each label that the case's file has outside its array, which no prediction finds."""
-    return np.array((case.record or {}).get("label_voxels_outside", [0] * NUM_CLASSES))
+    """int64 `(C,)`: tumour voxels of each label outside the array, which no prediction finds."""
+    return np.array(case.record["label_voxels_outside"] if case.record else [0] * NUM_CLASSES)
 
 
 def _scores(case: CaseMetrics, outside: np.ndarray) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import Dataset, array_shape, read_dataset
 from jaxbrats.data.manifest import has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.sources import differences
 from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
 from jaxbrats.runs import record as records
@@ -115,6 +116,17 @@ def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessin
         )
     if missing := manifest.get("missing"):
         print(f"{data_dir}: its preprocessing is not finished, missing shard {', '.join(missing)}; doing it now")
+    if not raw_dir.exists() and (data_dir / manifest["raw"]).resolve() == raw_dir.resolve():
+        return bool(manifest["finished"])  # the cohort may be elsewhere by now; the arrays are all that is needed
+    if manifest["finished"] and (unlike := differences(raw_dir, data_dir, preprocessing)):
+        first = unlike[0]
+        more = f", and {len(unlike) - 1} more differ" if len(unlike) > 1 else ""
+        raise InputError(
+            f"holds arrays of another state of {raw_dir}: case {first.name} is {first.what}{more}",
+            file=data_dir,
+            hint="Choose another config.data.dir for arrays of the cohort as it is now, or go on with these as they are "
+            "by leaving config.data.raw_dir empty",
+        )
     return bool(manifest["finished"])
 
 
