@@ -11,7 +11,8 @@ import sys
 
 from absl import flags
 
-from jaxbrats.report.pages.write import write_report
+from jaxbrats.runs.report import report_run
+from jaxbrats.system.errors import printable
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True, flag_values=FLAGS)
@@ -26,8 +27,8 @@ _WORKERS = flags.DEFINE_integer(
 
 def main() -> int:
     """Writes the report and prints where it is; 1 if a case could not be shown."""
-    path, problems = write_report(_WORKDIR.value, _WORKERS.value)
-    print(f"{path}: open it in a browser")
+    path, problems = report_run(_WORKDIR.value, _WORKERS.value)
+    print(f"{printable(str(path))}: open it in a browser")
     for problem in problems:
         print(f"not shown: {problem}", file=sys.stderr)
     return 1 if problems else 0

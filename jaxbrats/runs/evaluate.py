@@ -20,17 +20,15 @@ from jaxbrats.data.manifest import has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.split import find_split
 from jaxbrats.evaluation import metrics, statistics, tables
+from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.inference.network import load_network, make_predict
 from jaxbrats.inference.predictions import write_prediction
-from jaxbrats.report.overlays import plot_overlay
+from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json, write_json
 from jaxbrats.system.locks import locked
 from jaxbrats.train.checkpoints import choose_step
-
-# Overlays drawn for a run: enough to see good and bad cases, few enough for cohorts of thousands.
-_OVERLAYS = 8
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -73,7 +71,14 @@ def _evaluate(
         raise problems[0] if problems else InputError("holds no validation case", file=folder)
     summary = statistics.summarise(rows)
     tables.write_csv(workdir / "evaluation" / "cases.csv", rows)
-    draw_overlays(workdir / "figures", cases, rows, predict, records, network.preprocessing.modalities)
+    scored = [
+        ScoredCase(case, records.get(case.name), workdir / "predictions" / f"{case.name}.nii.gz") for case in cases
+    ]
+    dice: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["region"] in REGIONS:
+            dice.setdefault(str(row["case"]), {})[str(row["region"])] = float(row["dice"])
+    problems += draw_overlays(workdir / "figures", scored, dice, network.preprocessing.modalities[0])
     write_json(
         workdir / "evaluation" / "summary.json",
         {"step": network.step, "data": str(folder), "cases": len(cases) - len(problems), "regions": summary},
@@ -157,34 +162,3 @@ def affine_of(case: ArrayCase, records: Mapping[str, Any]) -> np.ndarray:
     affine = np.array(records[case.name]["affine"])
     corner = np.array(records[case.name]["crop_origin"])
     return affine @ nib.affines.from_matvec(np.eye(3), corner)
-
-
-def draw_overlays(
-    folder: pathlib.Path,
-    cases: Sequence[ArrayCase],
-    rows: Sequence[tables.Row],
-    predict: Predict,
-    records: Mapping[str, Any],
-    modalities: Sequence[str],
-) -> None:
-    """Draws cases spread evenly from the worst mean region Dice to the best, `overlay_RANK_CASE.png`."""
-    dice: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if row["region"] in REGIONS:
-            dice.setdefault(str(row["case"]), {})[str(row["region"])] = float(row["dice"])
-    ranked = sorted(dice, key=lambda name: sum(dice[name].values()))
-    by_name = {case.name: case for case in cases}
-    for old in folder.glob("overlay_*.png"):
-        old.unlink()
-    for rank in sorted({round(place) for place in np.linspace(0, len(ranked) - 1, _OVERLAYS)}):
-        case = by_name[ranked[rank]]
-        image = read_image(case)
-        plot_overlay(
-            image[..., 0],
-            [("truth", read_labels(case)), ("prediction", predict(image))],
-            folder / f"overlay_{rank + 1:03d}_{case.name}.png",
-            affine=affine_of(case, records) if records else None,
-            title=case.name,
-            subtitle="Dice   " + "   ".join(f"{region} {value:.3f}" for region, value in dice[case.name].items()),
-            image_title=modalities[0],
-        )

@@ -83,8 +83,8 @@ def _write_results(settings: Settings, workdir: pathlib.Path, outcome: Outcome) 
     # Not imported before there is something to show: with SciPy and matplotlib it takes as long as all else together.
     from jaxbrats.evaluation.statistics import summary_table
     from jaxbrats.report.curves import plot_curves
-    from jaxbrats.report.pages.write import write_report
     from jaxbrats.runs.evaluate import evaluate_run, is_evaluated
+    from jaxbrats.runs.report import report_run
 
     if not outcome.trained and is_evaluated(workdir):
         print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
@@ -92,7 +92,7 @@ def _write_results(settings: Settings, workdir: pathlib.Path, outcome: Outcome) 
     plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
     summary, problems = evaluate_run(workdir)
     print(summary_table(summary))
-    page, unshown = write_report(workdir)
+    page, unshown = report_run(workdir)
     print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
     return [*problems, *unshown]
 

@@ -1,0 +1,31 @@
+"""The report of a run's folder: what `report` is given of it."""
+
+import pathlib
+
+from jaxbrats.data.arrays import find_arrays
+from jaxbrats.data.manifest import has_manifest, read_manifest
+from jaxbrats.evaluation.volumes import ScoredCase
+from jaxbrats.report.pages.write import write_report
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import read_json
+
+
+def report_run(workdir: str | pathlib.Path, workers: int | None = None) -> tuple[pathlib.Path, list[InputError]]:
+    """Writes the report of a run, of the arrays that it was evaluated on last; see `write_report`.
+
+    Raises:
+        InputError: the folder is no run, or its arrays are not there; nothing is changed then.
+    """
+    workdir = pathlib.Path(workdir)
+    record = read_record(workdir)
+    cases = []
+    summary = workdir / "evaluation" / "summary.json"
+    if summary.exists():
+        data_dir = pathlib.Path(read_json(summary).get("data", record.data_dir))
+        records = read_manifest(data_dir)["cases"] if has_manifest(data_dir) else {}
+        cases = [
+            ScoredCase(case, records.get(case.name), workdir / "predictions" / f"{case.name}.nii.gz")
+            for case in find_arrays(data_dir)
+        ]
+    return write_report(workdir, read_json(workdir / "config.json"), cases, workers)
