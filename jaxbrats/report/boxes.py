@@ -16,7 +16,7 @@ _MM_TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 374)
 
 
 def box_plot(
-    title: str, groups: Mapping[str, Sequence[Point]], y_label: str, *, distances: bool = False, run_name: str = ""
+    title: str, groups: Mapping[str, Sequence[Point]], y_label: str, *, distances: bool = False
 ) -> tuple[Figure, list[Point]] | None:
     """A box for each group: quartiles, whiskers to the furthest case within 1.5 of its height, cases as dots.
 
@@ -25,7 +25,6 @@ def box_plot(
         groups: Name of a region or label -> its cases; a value that is not finite is left out.
         y_label: What the values are.
         distances: Whether they are distances in mm, which may be large, or scores from 0 to 1.
-        run_name: Named beside the title.
 
     Returns:
         The figure and the cases among its artists, as `figures.to_svg` takes them; None where no group has a value.
@@ -33,7 +32,7 @@ def box_plot(
     groups = {name: [one for one in points if np.isfinite(one.value)] for name, points in groups.items()}
     if not any(groups.values()):
         return None
-    axes = chart(title, run_name, bottom=0.32, height=2.62)
+    axes = chart(title, bottom=0.32, height=2.62)
     axes.set_ylabel(y_label)
     axes.grid(axis="x", visible=False)
     drawn: list[Point] = []
@@ -45,10 +44,10 @@ def box_plot(
     axes.tick_params(axis="x", labelsize=9.5, labelcolor=INK)
     if distances:
         highest = max(point.value for points in groups.values() for point in points)
-        ticks = [tick for tick in _MM_TICKS if tick <= highest] if highest >= 1 else [0, 1]
+        ticks = _MM_TICKS[: max(int(np.searchsorted(_MM_TICKS, highest)), 1) + 1]
         axes.set_yscale("function", functions=(np.log1p, np.expm1))
         axes.set_yticks(ticks, [f"{tick}" for tick in ticks])
-        axes.set_ylim(0, max(highest, ticks[-1]) * 1.02)
+        axes.set_ylim(0, max(highest, ticks[-1]))
     else:
         axes.set_ylim(0, 1)
     return axes.figure, drawn

@@ -22,7 +22,10 @@ def report_run(workdir: str | pathlib.Path, workers: int | None = None) -> tuple
     cases = []
     summary = workdir / "evaluation" / "summary.json"
     if summary.exists():
-        data_dir = pathlib.Path(read_json(summary).get("data", record.data_dir))
+        evaluation = read_json(summary)
+        if not isinstance(evaluation, dict):
+            raise InputError("is not as jaxbrats evaluate writes it", file=summary, hint="Run jaxbrats evaluate again")
+        data_dir = pathlib.Path(evaluation.get("data", record.data_dir))
         records = read_manifest(data_dir)["cases"] if has_manifest(data_dir) else {}
         cases = [
             ScoredCase(case, records.get(case.name), workdir / "predictions" / f"{case.name}.nii.gz")

@@ -10,7 +10,7 @@ import pytest
 from jaxbrats.report.pages.html import link_to, render
 
 HOSTILE = [
-    "</script><script>alert(1)</script>", "<!--", "\"'><img src=x onerror=alert(1)>", "{{ 7 * 7 }}{% raw %}", 
+    "</script><script>alert(1)</script>", "<!--", "\"'><img src=x onerror=alert(1)>", "{{ 7 * 7 }}{% raw %}",
     "a\nb", "\x1b[31m", "\u202eevil", os.fsdecode(b"caf\xe9"),
 ]  # fmt: skip
 

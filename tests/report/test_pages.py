@@ -181,6 +181,21 @@ def test_two_names_that_are_shortened_alike_have_two_pages(tmp_path):
     assert len(list((tmp_path / "report").iterdir())) == 2
 
 
+def test_a_damaged_summary_is_refused_and_nothing_is_touched(report_run):
+    path, _ = write(report_run)
+    before = path.read_bytes()
+    (report_run / "evaluation" / "summary.json").write_text("[1, 2]")
+    with pytest.raises(InputError, match="not as jaxbrats evaluate writes it"):
+        write(report_run)
+    assert path.read_bytes() == before
+
+
+def test_box_plots_are_left_as_pictures(report_run):
+    write(report_run)
+    names = ("scores_dice.png", "scores_hd95.png")
+    assert all((report_run / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
 def test_damaged_metrics_are_passed_over(report_run):
     lines = ["5", "[1]", '"x"', '{"split": "train"}', '{"split": "val", "step": "a", "epoch": [], "loss": {}}']
     lines.append('{"split": "train", "step": 10000, "epoch": 9, "loss": "low", "iou": [1]}')

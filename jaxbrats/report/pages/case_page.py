@@ -36,7 +36,7 @@ _TOLERANCE = 0.01
 _ERROR_COLOURS = {"agreed": "#E8ECEF", "missed": "#FF4FC3", "extra": "#7BE34B"}
 _ERROR_TITLES = {"agreed": "both agree", "missed": "missed: truth alone", "extra": "false positive: prediction alone"}
 # These stop the pages of all cases, not of one.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclasses.dataclass(frozen=True)
