@@ -17,7 +17,6 @@ from jaxbrats.report.pages.overview import Run, overview
 from jaxbrats.report.pages.score_table import by_case
 from jaxbrats.system import files, processes
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.locks import locked
 from jaxbrats.train.logs import read_metrics
 
 # A worker process takes as long to start as so many pages take.
@@ -39,17 +38,15 @@ def write_report(
         The report's path, and what was wrong with each case that could not be shown.
 
     Raises:
-        InputError: the run's tables are damaged, or an evaluation of it is at work.
+        InputError: the run's tables are damaged.
         OSError: the report cannot be written.
     """
     workdir = pathlib.Path(workdir)
-    # An evaluation at work would change what the pages are made from.
-    with locked(workdir, "evaluate", "an evaluation"):
-        run = _read_run(workdir, config)
-        pages, problems = _write_case_pages(run, cases, workers)
-        path = workdir / "report.html"
-        files.write_text(path, overview(run, pages, [str(problem) for problem in problems]))
-        _remove_pages_of_other_evaluations(run)
+    run = _read_run(workdir, config)
+    pages, problems = _write_case_pages(run, cases, workers)
+    path = workdir / "report.html"
+    files.write_text(path, overview(run, pages, [str(problem) for problem in problems]))
+    _remove_pages_of_other_evaluations(run)
     return path, problems
 
 
