@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["jaxbrats", "jaxbrats.*"]),
-    package_data={"jaxbrats.report.pages": ["*.css", "*.js"], "jaxbrats.model.native": ["*.cc", "*.h"]},
+    package_data={"jaxbrats.report.pages": ["assets/*", "templates/*"], "jaxbrats.model.native": ["*.cc", "*.h"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -25,6 +25,8 @@ setup(
         "grain>=0.2.16",
         "isal>=1.7",
         "jax>=0.10",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "nibabel>=5.3",

@@ -208,9 +208,9 @@ def preprocess_case(
 
     Returns:
         The image (X, Y, Z, C) float32, the labels (X, Y, Z) uint8, and the case's entry for the manifest: status,
-        reason, what `Alignment.to_record` gives, crop_origin, normalization, tumour_fraction, label_voxels in the crop and label_voxels_outside of it (tumour only).
-        A case that
-        is skipped has None for both arrays and no normalization, because its images are not read.
+        reason, what `Alignment.to_record` gives, crop_origin, normalization, tumour_fraction, label_voxels in the crop,
+        label_voxels_outside of tumour outside it. A case that is skipped has None for both arrays and no
+        normalization, because its images are not read.
 
     Raises:
         InputError: as `preprocess_images`, or the segmentation cannot be used (see `nifti.read_labels`).

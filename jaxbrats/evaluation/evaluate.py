@@ -1,6 +1,6 @@
 """Scores of predicted cases: from arrays to the rows of the score table."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import nibabel as nib
@@ -65,8 +65,3 @@ def region_dice(rows: Iterable[tables.Row]) -> dict[str, dict[str, float]]:
         if row["region"] in REGIONS:
             dice.setdefault(str(row["case"]), {})[str(row["region"])] = float(row["dice"])
     return dice
-
-
-def ranked(dice: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The cases from the worst mean region Dice to the best."""
-    return sorted(dice, key=lambda name: sum(dice[name].values()))

@@ -57,6 +57,66 @@ class LesionScores:
     false_negatives: int
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LesionMatch:
+    """Which predicted components belong to which lesion of the reference, for one region of one case.
+
+    Lesions and components are numbered from 1; arrays over them have a place for 0, which is the background's.
+
+    Attributes:
+        lesions: (X, Y, Z) integers, the number of the lesion whose dilation a voxel lies in.
+        components: (X, Y, Z) integers, the number of the predicted component.
+        lesion_voxels: Voxels of each lesion, not dilated; 0 for a number that no lesion has.
+        component_voxels: Voxels of each component; 0 for a number that no component has.
+        overlap_voxels: Voxels of each lesion that are predicted.
+        pairs: (2, M) integers, each lesion with each component that meets its dilation, in the order of the lesions.
+    """
+
+    lesions: np.ndarray
+    components: np.ndarray
+    lesion_voxels: np.ndarray
+    component_voxels: np.ndarray
+    overlap_voxels: np.ndarray
+    pairs: np.ndarray
+
+    def components_of(self, lesion: int) -> np.ndarray:
+        """The components that belong to a lesion, (M,)."""
+        return self.pairs[1, slice(*np.searchsorted(self.pairs[0], [lesion, lesion + 1]))]
+
+    def dice_of(self, lesion: int) -> float:
+        """Dice of a lesion and all of the components that belong to it."""
+        predicted = self.component_voxels[self.components_of(lesion)].sum()
+        return 2 * self.overlap_voxels[lesion] / (predicted + self.lesion_voxels[lesion])
+
+    def false_positives(self) -> np.ndarray:
+        """The components that meet no lesion, (M,)."""
+        return np.setdiff1d(np.flatnonzero(self.component_voxels), self.pairs[1])
+
+
+def match_lesions(pred: np.ndarray, ref: np.ndarray, challenge: Challenge) -> LesionMatch:
+    """Finds the lesions and components of one region and which of them meet.
+
+    Args:
+        pred: (X, Y, Z) bool, the predicted region.
+        ref: (X, Y, Z) bool, the same region of the reference.
+        challenge: The challenge's settings, one of `CHALLENGES`.
+    """
+    # The dilated reference falls apart into exactly the dilated lesions, so its components say both which lesion a
+    # voxel belongs to and how far the lesion reaches.
+    lesions = cc3d.connected_components(dilate(ref, challenge.dilation), connectivity=26)
+    components = cc3d.connected_components(pred, connectivity=26)
+    lesion_voxels = np.bincount(lesions[ref])
+    # A component that overlaps a lesion also meets its dilation: the overlap needs no look at who belongs to whom.
+    return LesionMatch(
+        lesions=lesions,
+        components=components,
+        lesion_voxels=lesion_voxels,
+        component_voxels=np.bincount(components[pred]),
+        overlap_voxels=np.bincount(lesions[pred & ref], minlength=len(lesion_voxels)),
+        pairs=_meetings(lesions[pred], components[pred]),
+    )
+
+
 def score_lesions(
     pred: np.ndarray, ref: np.ndarray, distances: surfaces.SurfaceDistances, challenge: Challenge
 ) -> LesionScores:
@@ -68,33 +128,24 @@ def score_lesions(
         distances: Between the surfaces of `pred` and `ref`, as `surfaces.compare_surfaces` returns them.
         challenge: The challenge's settings, one of `CHALLENGES`.
     """
-    # The dilated reference falls apart into exactly the dilated lesions, so its components say both which lesion a
-    # voxel belongs to and how far the lesion reaches.
-    reach = cc3d.connected_components(dilate(ref, challenge.dilation), connectivity=26)
-    components = cc3d.connected_components(pred, connectivity=26)
-    lesion_sizes = np.bincount(reach[ref])
-    component_sizes = np.bincount(components[pred])
-    # A component that overlaps a lesion also meets its dilation: the overlap needs no look at who belongs to whom.
-    overlaps = np.bincount(reach[pred & ref], minlength=len(lesion_sizes))
-    lesion_of, component_of = _meetings(reach[pred], components[pred])
-
+    match = match_lesions(pred, ref, challenge)
     voxel_mm3 = float(np.prod(distances.spacing_mm))
-    pred_elements = _Groups(components[tuple(distances.pred.voxels.T)])
-    ref_elements = _Groups(reach[tuple(distances.ref.voxels.T)])
+    pred_elements = _Groups(match.components[tuple(distances.pred.voxels.T)])
+    ref_elements = _Groups(match.lesions[tuple(distances.ref.voxels.T)])
     dices, hd95s, missed = [], [], 0
-    for lesion in np.flatnonzero(lesion_sizes * voxel_mm3 > challenge.ignored_mm3):
-        members = component_of[slice(*np.searchsorted(lesion_of, [lesion, lesion + 1]))]
+    for lesion in np.flatnonzero(match.lesion_voxels * voxel_mm3 > challenge.ignored_mm3):
+        members = match.components_of(lesion)
         missed += not len(members)
-        dices.append(2 * overlaps[lesion] / (component_sizes[members].sum() + lesion_sizes[lesion]))
+        dices.append(match.dice_of(lesion))
         hd95s.append(distances.between(pred_elements.of(members), ref_elements.of([lesion])).hd95_mm)
-    false_positives = np.count_nonzero(component_sizes) - len(np.unique(component_of))
+    false_positives = len(match.false_positives())
 
     scored = len(dices) + false_positives
     return LesionScores(
         dice=float(sum(dices) / scored) if scored else 1.0,
         hd95_mm=float((sum(hd95s) + false_positives * surfaces.MISSING_MM) / scored) if scored else 0.0,
         true_positives=len(dices) - missed,
-        false_positives=int(false_positives),
+        false_positives=false_positives,
         false_negatives=missed,
     )
 
@@ -121,12 +172,11 @@ def _dilate_line(mask: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(result, 0, axis)
 
 
-def _meetings(reach: np.ndarray, components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a lesion and a component that meets its dilation, each once, in the order of the lesions."""
+def _meetings(lesions: np.ndarray, components: np.ndarray) -> np.ndarray:
+    """Pairs of a lesion and a component that meets its dilation, each once, in the order of the lesions: (2, M)."""
     base = int(components.max(initial=0)) + 1
-    met = reach > 0
-    pairs = np.unique(reach[met].astype(np.int64) * base + components[met])
-    return pairs // base, pairs % base
+    met = lesions > 0
+    return np.stack(np.divmod(np.unique(lesions[met].astype(np.int64) * base + components[met]), base))
 
 
 class _Groups:

@@ -1,26 +1,41 @@
 """Training curves: loss, IoU and region Dice over epochs, from the records of a run's `metrics.jsonl`."""
 
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxbrats.data.labels import LABEL_NAMES, REGIONS
 from jaxbrats.report.colours import COLOURS, SPLIT_COLOURS
-from jaxbrats.report.figures import INK, QUIET, page, write_line, write_png
+from jaxbrats.report.figures import INK, QUIET, chart, write_line, write_png
 
 TUMOUR_LABELS = LABEL_NAMES[1:]
-_MOST_POINTS = 2000
+# Twice as many as a chart in the page has pixels to draw them in: one for the lowest, one for the highest of each.
+_MOST_POINTS = 1000
 _LOG_FROM_RATIO = 100.0
-# Inches.
-_HEIGHT, _LEFT = 4.4, 0.75
+_SPLIT_LINES = {"training": "--", "validation": "-"}
 
 
-def plot_curves(metrics: Sequence[dict], folder: str | pathlib.Path, *, run_name: str = "") -> list[pathlib.Path]:
-    """Draws `loss.png`, `iou.png` and `dice.png`; a figure for which there is no number yet is left out.
+def plot_curves(metrics: Sequence[Mapping], folder: str | pathlib.Path, *, run_name: str = "") -> list[pathlib.Path]:
+    """Writes the figures of `curve_figures` as `loss.png`, `dice.png` and `iou.png`, and returns their paths.
+
+    Args:
+        metrics: As for `curve_figures`.
+        folder: Where the figures go; made if missing.
+        run_name: Named in the titles.
+    """
+    figures = curve_figures(metrics, run_name)
+    return [write_png(figure, pathlib.Path(folder) / f"{name}.png") for name, figure in figures.items()]
+
+
+def curve_figures(metrics: Sequence[Mapping], run_name: str = "") -> dict[str, Figure]:
+    """Draws "loss", "dice" and "iou"; a figure for which there is no number yet is left out.
 
     Training records are drawn faintly, as they are, and over them the mean of each epoch; validation records are drawn
     at the end of their epoch.
@@ -28,27 +43,27 @@ def plot_curves(metrics: Sequence[dict], folder: str | pathlib.Path, *, run_name
     Args:
         metrics: Records with `step`, `epoch` (counted from 1) and `split` ("train" or "val"), and, where they were
             measured, `loss`, `iou` by label and, for "val", `region_dice` and `mean_region_dice`. Of two records with
-            the same split and step, as a resumed run writes them, the later one counts.
-        folder: Where the figures go; made if missing.
+            the same split and step, as a resumed run writes them, the later one counts; what is no record is left out.
         run_name: Named in the titles.
-
-    Returns:
-        The files written, in the order above.
     """
     train, val = records_of(metrics, "train"), records_of(metrics, "val")
-    draw = {"loss": _loss_figure, "iou": _iou_figure, "dice": _dice_figure}
-    drawn = {name: make(train, val, run_name) for name, make in draw.items()}
-    folder = pathlib.Path(folder)
-    return [write_png(figure, folder / f"{name}.png") for name, figure in drawn.items() if figure is not None]
+    drawn = {
+        "loss": _loss_figure(train, val, run_name),
+        "dice": _dice_figure(val, run_name),
+        "iou": _iou_figure(train, val, run_name),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def records_of(metrics: Sequence[dict], split: str) -> list[dict]:
+def records_of(metrics: Sequence[Any], split: str) -> list[Mapping]:
     """The records of one split by increasing step, one for each step: the one written last."""
-    latest = {record["step"]: record for record in metrics if record.get("split") == split}
+    of_split = [record for record in metrics if isinstance(record, Mapping) and record.get("split") == split]
+    whole = [one for one in of_split if all(math.isfinite(_number(one, key)) for key in ("step", "epoch"))]
+    latest = {record["step"]: record for record in whole}
     return [latest[step] for step in sorted(latest)]
 
 
-def best_record(val: Sequence[dict]) -> dict | None:
+def best_record(val: Sequence[Mapping]) -> Mapping | None:
     """The validation record with the highest mean region Dice, of equals the last, which is the one that Orbax takes.
 
     None where no record has that score.
@@ -59,7 +74,7 @@ def best_record(val: Sequence[dict]) -> dict | None:
     return val[int(np.flatnonzero(scores == np.nanmax(scores))[-1])]
 
 
-def epoch_positions(records: Sequence[dict]) -> np.ndarray:
+def epoch_positions(records: Sequence[Mapping]) -> np.ndarray:
     """Where each training record (N of them, by increasing step) lies in epochs: `(N,)`, epoch 1 spans 0 to 1.
 
     Steps run evenly from the end of one epoch to the end of the next. The last epoch, which may be under way, is taken
@@ -78,7 +93,7 @@ def epoch_positions(records: Sequence[dict]) -> np.ndarray:
     return np.interp(steps, at_step, at_epoch)
 
 
-def epoch_means(records: Sequence[dict], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def epoch_means(records: Sequence[Mapping], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The epochs that occur, and over each one's records the mean of those of `values` `(N,)` that are finite."""
     epochs, group = np.unique([record["epoch"] for record in records], return_inverse=True)
     finite = np.isfinite(values)
@@ -107,98 +122,81 @@ def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(totals, counts, out=np.full(len(totals), np.nan), where=counts > 0)
 
 
-def _number(record: dict, *keys: str) -> float:
-    value = record
+def _number(record: Mapping, *keys: str) -> float:
+    value: Any = record
     for key in keys:
-        value = (value or {}).get(key)
-    return float("nan") if value is None else float(value)
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _series(records: Sequence[dict], *keys: str) -> np.ndarray:
+def _series(records: Sequence[Mapping], *keys: str) -> np.ndarray:
     return np.array([_number(record, *keys) for record in records], float)
 
 
-def _mean_iou(records: Sequence[dict]) -> np.ndarray:
+def _mean_iou(records: Sequence[Mapping]) -> np.ndarray:
     values = np.stack([_series(records, "iou", label) for label in TUMOUR_LABELS])
     finite = np.isfinite(values)
     return _ratio(np.where(finite, values, 0).sum(axis=0), finite.sum(axis=0))
 
 
-def _loss_figure(train: list[dict], val: list[dict], run_name: str) -> Figure | None:
-    losses = np.concatenate([_series(train, "loss"), _series(val, "loss")])
+def _loss_figure(train: Sequence[Mapping], val: Sequence[Mapping], run_name: str) -> Figure | None:
+    train_losses, val_losses = _series(train, "loss"), _series(val, "loss")
+    losses = np.concatenate([train_losses, val_losses])
     finite = losses[np.isfinite(losses)]
     if not len(finite):
         return None
-    figure = page(6.4, _HEIGHT)
-    _title(figure, "Loss", run_name)
-    axes = _axes(figure, left=_LEFT, width=5.4)
-    _draw_splits(axes, train, _series(train, "loss"), val, _series(val, "loss"))
+    axes = _epoch_axes("Loss", run_name, "loss")
+    if train:
+        colour = SPLIT_COLOURS["train"]
+        epochs, means = epoch_means(train, train_losses)
+        if len(train) > len(epochs):
+            x, y = thin(epoch_positions(train), train_losses)
+            axes.plot(x, y, color=colour, alpha=0.5, linewidth=0.7, label="training, steps")
+        _draw(axes, epochs, means, color=colour, linewidth=2.0, label="training, epoch mean")
+    _draw(axes, _epochs(val), val_losses, color=SPLIT_COLOURS["val"], linewidth=2.0, label="validation")
     if finite.min() > 0 and finite.max() > _LOG_FROM_RATIO * finite.min():
         axes.set_yscale("log")
-    axes.set_ylabel("loss")
-    _legend(axes, columns=3)
-    missing = len(losses) - len(finite)
-    if missing:
+    _legend(axes, axes.get_lines())
+    if missing := len(losses) - len(finite):
         note = f"Not drawn: {missing} of {len(losses)} records, whose loss is not a finite number."
-        write_line(figure, _LEFT, 0.08, note, 5.4, fontsize=8, color=QUIET)
-    return figure
+        write_line(axes.figure, 0.1, 0.06, note, 3.0, fontsize=7, color=QUIET)
+    return axes.figure
 
 
-def _iou_figure(train: list[dict], val: list[dict], run_name: str) -> Figure | None:
-    mean_train, mean_val = _mean_iou(train), _mean_iou(val)
-    if not np.isfinite(np.concatenate([mean_train, mean_val])).any():
-        return None
-    figure = page(10.4, _HEIGHT)
-    _title(figure, "Intersection over union (IoU)", run_name)
-    axes = _axes(figure, left=_LEFT, width=4.4)
-    _draw_splits(axes, train, mean_train, val, mean_val)
-    axes.set_ylabel(f"mean IoU of {', '.join(TUMOUR_LABELS)} (0 to 1)")
-    axes.set_ylim(0, 1)
-    _legend(axes, columns=3)
-
-    axes = _axes(figure, left=5.8, width=4.4)
-    for label in TUMOUR_LABELS:
-        epochs, means = epoch_means(train, _series(train, "iou", label))
-        _draw(axes, epochs, means, color=COLOURS[label], linestyle="--", label=f"{label}, training")
-        _draw(axes, _epochs(val), _series(val, "iou", label), color=COLOURS[label], label=f"{label}, validation")
-    axes.set_ylabel("IoU of each label (0 to 1)")
-    axes.set_ylim(0, 1)
-    _legend(axes, columns=3)
-    return figure
-
-
-def _dice_figure(train: list[dict], val: list[dict], run_name: str) -> Figure | None:
-    del train  # region Dice is measured on whole validation cases only
+def _dice_figure(val: Sequence[Mapping], run_name: str) -> Figure | None:
     best = best_record(val)
     if best is None:
         return None
-    figure = page(6.4, _HEIGHT)
-    _title(figure, "Region Dice, validation", run_name)
-    axes = _axes(figure, left=_LEFT, width=5.4)
+    axes = _epoch_axes("Region Dice, validation", run_name, "Dice")
+    axes.set_ylim(0, 1)
     for region in REGIONS:
         _draw(axes, _epochs(val), _series(val, "region_dice", region), color=COLOURS[region], label=region)
     _draw(axes, _epochs(val), _series(val, "mean_region_dice"), color=INK, linewidth=2.2, label="mean")
     epoch, score = best["epoch"], _number(best, "mean_region_dice")
-    axes.axvline(epoch, color=QUIET, linewidth=1, linestyle=":")
-    star = {"linestyle": "", "marker": "*", "markersize": 13, "color": INK, "markeredgecolor": "white", "zorder": 5}
+    star = {"linestyle": "", "marker": "*", "markersize": 12, "color": INK, "markeredgecolor": "white", "zorder": 5}
     axes.plot([epoch], [score], label=f"best: epoch {epoch}, mean {score:.3f}", **star)
-    axes.set_ylabel("Dice (0 to 1)")
+    _legend(axes, axes.get_lines())
+    axes.axvline(epoch, color=QUIET, linewidth=1, linestyle=":")
+    return axes.figure
+
+
+def _iou_figure(train: Sequence[Mapping], val: Sequence[Mapping], run_name: str) -> Figure | None:
+    mean_train, mean_val = _mean_iou(train), _mean_iou(val)
+    if not np.isfinite(np.concatenate([mean_train, mean_val])).any():
+        return None
+    axes = _epoch_axes("Intersection over union (IoU)", run_name, "IoU")
     axes.set_ylim(0, 1)
-    _legend(axes, columns=5)
-    return figure
-
-
-def _draw_splits(
-    axes: Axes, train: list[dict], train_values: np.ndarray, val: list[dict], val_values: np.ndarray
-) -> None:
-    if train:
-        colour = SPLIT_COLOURS["train"]
-        epochs, means = epoch_means(train, train_values)
-        if len(train) > len(epochs):
-            x, y = thin(epoch_positions(train), train_values)
-            axes.plot(x, y, color=colour, alpha=0.5, linewidth=0.7, label="training, steps")
-        _draw(axes, epochs, means, color=colour, linewidth=2.0, label="training, epoch mean")
-    _draw(axes, _epochs(val), val_values, color=SPLIT_COLOURS["val"], linewidth=2.0, label="validation")
+    lines = {label: (_series(train, "iou", label), _series(val, "iou", label)) for label in TUMOUR_LABELS}
+    for name, (of_train, of_val) in (lines | {"mean": (mean_train, mean_val)}).items():
+        style = {"color": COLOURS.get(name, INK), "linewidth": 2.2 if name == "mean" else 1.5}
+        if train:
+            _draw(axes, *epoch_means(train, of_train), linestyle="--", marker="", label=f"{name}, training", **style)
+        _draw(axes, _epochs(val), of_val, label=f"{name}, validation", **style)
+    # One entry for each colour and one for each kind of line say as much as one for each line.
+    keys = [Line2D([], [], color=COLOURS.get(name, INK), linewidth=2.2, label=name) for name in (*lines, "mean")]
+    keys += [Line2D([], [], color=QUIET, linestyle=line, label=name) for name, line in _SPLIT_LINES.items()]
+    _legend(axes, keys)
+    return axes.figure
 
 
 def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object) -> None:
@@ -207,34 +205,25 @@ def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object) -> None:
     if not finite.any():
         return
     # A single epoch is a dot; over hundreds of epochs dots would hide the line.
-    marker = "o" if finite.sum() <= 60 else ""
-    axes.plot(x[finite], y[finite], **{"marker": marker, "markersize": 3.5, "linewidth": 1.5, **style})
+    marker = "o" if finite.sum() <= 40 else ""
+    style = {"marker": marker, "markersize": 3.0, "linewidth": 1.5} | style
+    axes.plot(x[finite], y[finite], **(style | {"marker": "o"} if finite.sum() == 1 else style))
 
 
-def _epochs(records: Sequence[dict]) -> np.ndarray:
+def _epochs(records: Sequence[Mapping]) -> np.ndarray:
     return np.array([record["epoch"] for record in records], float)
 
 
-def _title(figure: Figure, title: str, run_name: str) -> None:
-    line = write_line(figure, _LEFT, _HEIGHT - 0.34, title, 4.0, fontsize=12, fontweight="bold")
-    if run_name:
-        start = line.get_window_extent(figure.canvas.get_renderer()).x1 / figure.dpi + 0.15
-        room = figure.get_figwidth() - start - 0.2
-        write_line(figure, start, _HEIGHT - 0.34, run_name, room, fontsize=10, color=QUIET)
-
-
-def _axes(figure: Figure, left: float, width: float) -> Axes:
-    page_width, page_height = figure.get_size_inches()
-    axes = figure.add_axes((left / page_width, 0.72 / page_height, width / page_width, 2.8 / page_height))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E3E6E9", linewidth=0.7)
-    axes.set_axisbelow(True)
+def _epoch_axes(title: str, run_name: str, y_label: str) -> Axes:
+    axes = chart(title, run_name)
     axes.set_xlabel("epoch")
+    axes.set_ylabel(y_label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     return axes
 
 
-def _legend(axes: Axes, columns: int) -> None:
+def _legend(axes: Axes, keys: Sequence[Line2D]) -> None:
     """Above the axes, where it covers no curve however the run went."""
-    where = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3, "borderpad": 0.0}
-    axes.legend(**where, ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.2, handlelength=2.6)
+    where = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "borderaxespad": 0.4, "borderpad": 0.0}
+    style = {"fontsize": 8.5, "labelcolor": QUIET, "columnspacing": 1.2, "handlelength": 1.8, "handletextpad": 0.5}
+    axes.legend(handles=list(keys), ncols=len(keys), frameon=False, **where, **style)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 
+from jaxbrats.data.raw.geometry import frame_of
+
 # Volumes are shown from axes that run to the patient's left, back and feet: every plane is then a slice drawn from the
 # top down, with the patient's right (or, in the sagittal plane, the front) on the image's left.
 DISPLAY_AXES = "LPI"
@@ -31,6 +33,18 @@ class Orientation:
         x, y, z = spacing_mm
         return cls(np.diag([-x, -y, z, 1.0]), known=False)
 
+    @classmethod
+    def of(cls, affine: np.ndarray) -> "Orientation":
+        """That of an affine `(4, 4)`; the unit matrix stands for an affine that is not known.
+
+        Raises:
+            InputError: the affine is not finite, or maps an axis of the volume to no direction.
+        """
+        if np.array_equal(affine, np.eye(4)):
+            return cls.unknown((1.0, 1.0, 1.0))
+        frame_of(affine)
+        return cls(affine)
+
     def display(self, volume: np.ndarray) -> np.ndarray:
         """A view of a volume `(X, Y, Z)` with axes to the left, back and feet, or the nearest to them."""
         return nib.orientations.apply_orientation(volume, self._to_display())
@@ -42,7 +56,7 @@ class Orientation:
         return spacing
 
     def name_slice(self, axis: int, index: int, shape: Sequence[int]) -> str:
-        """A slice by its index in the file, from 0, and by its place in the patient: "k = 91, z = 91 mm".
+        """A slice by its index in the file, from 0, and by its position in the patient: "k = 91, z = 91 mm".
 
         Args:
             axis: Display axis that the slice is perpendicular to.
@@ -51,7 +65,7 @@ class Orientation:
         """
         transform = self._to_display()
         own = int(np.flatnonzero(transform[:, 0] == axis)[0])
-        # The place is that of the slice's middle, which matters if the affine is oblique.
+        # The position is that of the slice's middle, which matters if the affine is oblique.
         voxel = (np.array(shape)[transform[:, 0]] - 1) / 2
         voxel[own] = index if transform[own, 1] == 1 else shape[axis] - 1 - index
         name = f"{'ijk'[own]} = {int(voxel[own])}"

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from jaxbrats.data.labels import ED, ET, LABEL_NAMES, LABEL_TITLES, NCR
+from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.report.colours import COLOURS
 from jaxbrats.report.figures import INK, QUIET, page, write_line, write_png
 from jaxbrats.report.orientation import DISPLAY_ENDS, Orientation
@@ -106,9 +107,9 @@ def overlay_figure(
     bottom = height - _TOP
     for (plane, (across, down, through)), row_height in zip(PLANES.items(), row_heights, strict=True):
         bottom -= row_height
-        place = orientation.name_slice(through, slices[through], image.shape)
+        name = orientation.name_slice(through, slices[through], image.shape)
         middle = (0.2 / width, (bottom + row_height / 2) / height)
-        figure.text(*middle, f"{plane}   {place}", rotation=90, ha="center", va="center", fontsize=7.5, color=QUIET)
+        figure.text(*middle, f"{plane}   {name}", rotation=90, ha="center", va="center", fontsize=7.5, color=QUIET)
         half_width, half_height = np.array([column_width, row_height]) * mm_per_inch / 2
         for left, (name, volume) in zip(lefts, columns, strict=True):
             box = (left / width, bottom / height, column_width / width, row_height / height)
@@ -165,18 +166,10 @@ def grey_window(image: np.ndarray) -> tuple[float, float]:
 
 def _occupied_box(volumes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """First and one past the last index, `(3,)` each, of what is not zero in any volume, with a little margin."""
-    shape = np.array(volumes[0].shape)
-    occupied = [np.zeros(size, bool) for size in shape]
-    for volume in volumes:
-        filled = volume != 0
-        for axis in range(3):
-            occupied[axis] |= filled.any(axis=tuple({0, 1, 2} - {axis}))
-    if not occupied[0].any():
-        return np.zeros(3, int), shape
-    first = np.array([np.flatnonzero(line)[0] for line in occupied])
-    last = np.array([np.flatnonzero(line)[-1] + 1 for line in occupied])
+    box = bounding_box(np.logical_or.reduce([volume != 0 for volume in volumes]))
+    first, last = np.array([(side.start, side.stop) for side in box]).T
     margin = np.ceil(0.06 * (last - first)).astype(int)
-    return np.maximum(first - margin, 0), np.minimum(last + margin, shape)
+    return np.maximum(first - margin, 0), np.minimum(last + margin, volumes[0].shape)
 
 
 def _draw_image(axes: Axes, cut: np.ndarray, voxel: np.ndarray, window: tuple[float, float]) -> None:

@@ -12,26 +12,22 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from jaxbrats.data.arrays import ArrayCase, identified
 from jaxbrats.data.dataset import Dataset, fingerprint, read_dataset
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.evaluation import statistics, tables
-from jaxbrats.evaluation.evaluate import CaseScores, ranked, region_dice, score_cases
+from jaxbrats.evaluation.evaluate import CaseScores, region_dice, score_cases
 from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.predictions import write_prediction
 from jaxbrats.inference.predictor import Predictor
-from jaxbrats.report.overlays import plot_overlay
+from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.runs.record import RunRecord, check_data, portable, read_record
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
-
-# Overlays drawn for a run: enough to see good and bad cases, few enough for cohorts of thousands.
-_OVERLAYS = 8
 
 
 def evaluate_run(
@@ -154,7 +150,12 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
     summary = statistics.summarise(rows)
     (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
-    problems += _draw_overlays(record, scored_cases(record.workdir, [result.case for result in scored]), rows)
+    problems += draw_overlays(
+        record.workdir / "figures",
+        scored_cases(record.workdir, [result.case for result in scored]),
+        region_dice(rows),
+        record.settings.data.modalities[0],
+    )
     files.write_json(
         record.workdir / "evaluation" / "summary.json",
         {
@@ -172,34 +173,3 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
 def scored_cases(workdir: pathlib.Path, cases: Sequence[ArrayCase]) -> list[ScoredCase]:
     """The cases together with the predictions that the evaluation left."""
     return [ScoredCase(case, case.record, workdir / "predictions" / f"{case.name}.nii.gz") for case in cases]
-
-
-def _draw_overlays(record: RunRecord, cases: Sequence[ScoredCase], rows: Sequence[tables.Row]) -> list[InputError]:
-    """Draws cases spread evenly from the worst mean region Dice to the best, `overlay_RANK_CASE.png`.
-
-    Returns:
-        What was wrong with each that could not be drawn.
-    """
-    folder = record.workdir / "figures"
-    dice = region_dice(rows)
-    names = ranked(dice)
-    by_name = {case.name: case for case in cases}
-    for old in folder.glob("overlay_*.png"):
-        old.unlink()
-    problems = []
-    for rank in sorted({round(place) for place in np.linspace(0, len(names) - 1, _OVERLAYS)}):
-        case = by_name[names[rank]]
-        try:
-            volumes = case.read()
-            plot_overlay(
-                volumes.image[..., 0],
-                [("truth", volumes.truth), ("prediction", volumes.prediction)],
-                folder / f"overlay_{rank + 1:03d}_{case.name}.png",
-                affine=volumes.affine if case.record else None,
-                title=case.name,
-                subtitle="Dice   " + "   ".join(f"{region} {value:.3f}" for region, value in dice[case.name].items()),
-                image_title=record.settings.data.modalities[0],
-            )
-        except InputError as problem:
-            problems.append(problem)
-    return problems

@@ -16,15 +16,15 @@ import urllib.request
 import numpy as np
 import pytest
 
-from jaxbrats.data.arrays import find_arrays, read_image, read_labels
+from jaxbrats.data.arrays import find_arrays
 from jaxbrats.data.labels import LABEL_NAMES
 from jaxbrats.data.manifest import read_manifest
-from jaxbrats.inference.predictions import read_prediction
+from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.report.colours import COLOURS
 from jaxbrats.report.orientation import Orientation
 from jaxbrats.report.overlays import largest_slices
-from jaxbrats.report.pages.scene import make_scene
-from jaxbrats.report.pages.write import write_report
+from jaxbrats.report.scene import make_scene
+from jaxbrats.runs.report import report_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -107,7 +107,7 @@ def browser(window):
 def report(report_source, tmp_path_factory):
     run = tmp_path_factory.mktemp("browser") / report_source.name
     shutil.copytree(report_source, run)
-    write_report(run)
+    report_run(run)
     return run
 
 
@@ -161,12 +161,8 @@ def scene_of(report, name):
     """The volumes of a case as they should be shown."""
     case = next(case for case in find_arrays(report / "data") if case.name == name)
     record = read_manifest(report / "data")["cases"][name]
-    truth = read_labels(case)
-    path = report / "predictions" / f"{name}.nii.gz"
-    # The orientation of the source; where the crop begins does not matter here.
-    orientation = Orientation(np.array(record["affine"]))
-    prediction = read_prediction(path, name, truth.shape, record)
-    return make_scene(read_image(case), truth, prediction, orientation, record["crop_origin"])
+    volumes = ScoredCase(case, record, report / "predictions" / f"{name}.nii.gz").read()
+    return make_scene(volumes.image, volumes.truth, volumes.prediction, Orientation(volumes.affine))
 
 
 def shown_worst(report):

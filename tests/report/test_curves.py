@@ -96,7 +96,7 @@ def test_the_curves_show_the_records(tmp_path, drawn):
     ]
     metrics = json.loads(json.dumps(metrics))
     written = curves.plot_curves(metrics, tmp_path / "figures", run_name=NAME)
-    assert written == [tmp_path / "figures" / name for name in ("loss.png", "iou.png", "dice.png")]
+    assert written == [tmp_path / "figures" / name for name in ("loss.png", "dice.png", "iou.png")]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["dice.png", "iou.png", "loss.png"]
     for path in written:
         height, width, _ = imread(path).shape
@@ -109,10 +109,13 @@ def test_the_curves_show_the_records(tmp_path, drawn):
     np.testing.assert_array_equal(loss["training, epoch mean"].get_xydata(), [(1, 8.5), (2, 6.5), (3, 4.5)])
     np.testing.assert_array_equal(loss["validation"].get_xydata(), [(1, 1), (2, 2), (3, 3)])
     # The background is no part of the mean: (0.2 + 0.4 + 0.6) / 3.
-    np.testing.assert_allclose(lines(drawn["iou.png"])["validation"].get_ydata(), 0.4)
-    assert set(lines(drawn["iou.png"], 1)) == {
-        f"{label}, {split}" for label in ("NCR", "ED", "ET") for split in ("training", "validation")
+    iou = lines(drawn["iou.png"])
+    np.testing.assert_allclose(iou["mean, validation"].get_ydata(), 0.4)
+    assert set(iou) == {
+        f"{label}, {split}" for label in ("NCR", "ED", "ET", "mean") for split in ("training", "validation")
     }
+    np.testing.assert_allclose(iou["ET, training"].get_ydata(), 0.6)
+    assert iou["ET, training"].get_linestyle() == "--" and iou["ET, training"].get_color() == COLOURS["ET"]
     dice = lines(drawn["dice.png"])
     np.testing.assert_allclose(dice["WT"].get_ydata(), [0.6, 0.9, 0.8])
     assert dice["ET"].get_color() == COLOURS["ET"]
@@ -134,10 +137,11 @@ def test_curves_of_what_there_is(tmp_path, drawn):
     assert set(lines(drawn["loss.png"])) == {"training, epoch mean"}
     # One epoch is one dot, which a line without markers would not show.
     assert lines(drawn["loss.png"])["training, epoch mean"].get_marker() == "o"
-    assert names([record(1, 1, "val", dice=0.5)]) == ["loss.png", "iou.png", "dice.png"]
+    assert names([record(1, 1, "val", dice=0.5)]) == ["loss.png", "dice.png", "iou.png"]
+    assert names([5, [1], "x", {"split": "train"}, {"split": "val", "step": "a", "epoch": 1, "loss": 1.0}]) == []
     absent = {"step": 1, "epoch": 1, "split": "train", "loss": None, "iou": {"NCR": None, "ED": 0.5}}
     assert names([absent]) == ["iou.png"]
-    assert lines(drawn["iou.png"])["training, epoch mean"].get_ydata() == [0.5]
+    assert lines(drawn["iou.png"])["mean, training"].get_ydata() == [0.5]
 
 
 def test_a_loss_that_is_no_number_is_said_and_a_wide_range_is_logarithmic(tmp_path, drawn):

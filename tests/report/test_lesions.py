@@ -6,7 +6,7 @@ import pytest
 from jaxbrats.data.labels import ED, ET, NCR, REGIONS
 from jaxbrats.evaluation import metrics
 from jaxbrats.evaluation.lesions import CHALLENGES
-from jaxbrats.report.pages.lesion_list import FALSE_POSITIVE, FOUND, MISSED, TOO_SMALL, find_lesions
+from jaxbrats.report.lesions import FALSE_POSITIVE, FOUND, MISSED, TOO_SMALL, find_lesions
 
 GLI = CHALLENGES["GLI"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxbrats.report import scene as scenes
 from jaxbrats.report.orientation import Orientation
-from jaxbrats.report.pages import scene as scenes
-from jaxbrats.report.pages.scene import make_scene, mosaic, pack
+from jaxbrats.report.scene import make_scene, mosaic, pack
 
 AFFINES = {
     "LPS": np.array([[-1.0, 0, 0, 10], [0, -2.0, 0, 20], [0, 0, 3.0, 5], [0, 0, 0, 1]]),
@@ -33,13 +33,12 @@ def volumes(shape=(14, 18, 12), channels=2):
 @pytest.mark.parametrize("codes", AFFINES)
 def test_every_voxel_is_where_its_matrices_say(codes):
     image, truth, prediction = volumes()
-    origin = (30, 40, 50)
-    scene = make_scene(image, truth, prediction, Orientation(AFFINES[codes]), origin)
+    scene = make_scene(image, truth, prediction, Orientation(AFFINES[codes]))
     # The box is 5 x 7 x 5 and 3 voxels of margin on each side.
     assert sorted(scene.truth.shape) == [11, 11, 13]
     for index in np.argwhere(scene.truth > 0)[::7]:
         source = np.rint(nib.affines.apply_affine(np.vstack([scene.to_source, [0, 0, 0, 1]]), index)).astype(int)
-        array = tuple(source - origin)
+        array = tuple(source)
         assert scene.truth[tuple(index)] == truth[array]
         assert scene.prediction[tuple(index)] == prediction[array]
         world = scene.to_world[:, :3] @ index + scene.to_world[:, 3]
@@ -121,9 +120,9 @@ def test_noise_is_compressed_until_it_fits():
 def test_of_a_volume_too_large_every_other_voxel_is_shown(monkeypatch):
     image, truth, prediction = volumes()
     monkeypatch.setattr(scenes, "PAGE_VOXELS", 11 * 13 * 11 * 2 // 4)
-    scene = make_scene(image, truth, prediction, Orientation(AFFINES["LPS"]), (1, 2, 3))
+    scene = make_scene(image, truth, prediction, Orientation(AFFINES["LPS"]))
     assert scene.step == 2 and scene.truth.shape == (6, 7, 6)
     np.testing.assert_allclose(scene.spacing_mm, (2, 4, 6))
     for index in np.argwhere(scene.truth >= 0)[::5]:
-        array = (scene.to_source @ [*index, 1]).astype(int) - (1, 2, 3)
+        array = (scene.to_source @ [*index, 1]).astype(int)
         assert scene.truth[tuple(index)] == truth[tuple(array)]

@@ -1,51 +1,42 @@
 """The page of a case: the viewer, its scores, and every lesion with a button that shows it."""
 
+import collections
 import dataclasses
-import io
+import errno
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
-import numpy as np
-from PIL import Image
 
-from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
-from jaxbrats.data.labels import LABEL_NAMES, REGIONS, region_mask
-from jaxbrats.data.raw.geometry import frame_of
+from jaxbrats.data.labels import LABEL_NAMES, LABEL_TITLES, REGIONS, region_mask
 from jaxbrats.evaluation import metrics
 from jaxbrats.evaluation.lesions import CHALLENGES
-from jaxbrats.inference.predictions import read_prediction
+from jaxbrats.evaluation.volumes import ScoredCase, Volumes
 from jaxbrats.report.colours import COLOURS
+from jaxbrats.report.figures import file_stem
+from jaxbrats.report.lesions import FALSE_POSITIVE, MISSED, Lesion, find_lesions
 from jaxbrats.report.orientation import Orientation
-from jaxbrats.report.overlays import DISCLAIMER, largest_slices
-from jaxbrats.report.pages.lesion_list import FALSE_POSITIVE, MISSED, Lesion, find_lesions
-from jaxbrats.report.pages.markup import Markup, data_uri, link_to, page, tag
-from jaxbrats.report.pages.scene import Scene, make_scene
-from jaxbrats.report.pages.viewer import SCRIPTS, viewer
-from jaxbrats.report.pages.wording import (
-    FAULTS,
-    MODALITY_TITLES,
-    NOTHING,
-    REGION_TITLES,
-    CaseScores,
-    Column,
-    kind_badge,
-    millilitres,
-    score,
-    table_columns,
-)
+from jaxbrats.report.overlays import PLANES, largest_slices
+from jaxbrats.report.pages.html import link_to, render
+from jaxbrats.report.pages.score_table import CaseScores, score_cell, table_columns
+from jaxbrats.report.pages.wording import MODALITY_TITLES, NOTHING, REGION_TITLES, millilitres, score
+from jaxbrats.report.scene import Scene, make_scene, pack, thumbnail
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 
+_SCRIPTS = ("volume.js", "drawing.js", "viewer.js")
 # What `metrics.score_case` counts lesions by unless told otherwise.
 _CHALLENGE = CHALLENGES["GLI"]
 # Listed for one region; only a network that has learnt little has more.
 _MOST_LESIONS = 100
 # In WT Dice. The table's may count voxels of the crop beyond the source's volume, which are in no file.
 _TOLERANCE = 0.01
-_THUMBNAIL = 112
-_LESION_NUMBERS = ("Truth, ml", "Predicted, ml", "Dice")
+# Apart by lightness too, and unlike any grey of an image.
+_ERROR_COLOURS = {"agreed": "#E8ECEF", "missed": "#FF4FC3", "extra": "#7BE34B"}
+_ERROR_TITLES = {"agreed": "both agree", "missed": "missed: truth alone", "extra": "false positive: prediction alone"}
+# These stop the pages of all cases, not of one.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +44,20 @@ class CaseTask:
     """What a case's page is made from.
 
     Attributes:
-        workdir: The run.
-        case: Its arrays.
-        record: The manifest's of the case; None where there is no manifest.
-        modalities: The arrays' channels.
-        scores: The score table's of the case.
-        place: From the worst case, which is 1.
-        total: Cases there are.
+        workdir: The run's folder.
+        case: Where its volumes are read.
+        modalities: The images' channels.
+        scores: The case in the score table.
+        rank: 1 for the worst case.
+        total: Number of cases.
         neighbours: Names of the cases before and after it, from the worst to the best.
     """
 
     workdir: pathlib.Path
-    case: ArrayCase
-    record: Mapping[str, Any] | None
-    modalities: tuple[str, ...]
+    case: ScoredCase
+    modalities: Sequence[str]
     scores: CaseScores
-    place: int
+    rank: int
     total: int
     neighbours: tuple[str | None, str | None]
 
@@ -78,24 +67,19 @@ class CasePage:
     """A page that was written.
 
     Attributes:
-        case: Name.
+        case: The case's name.
         thumbnail: Picture of it, a data URI.
         lesions: WT, TC, ET -> those lesions that the page lists, in the page's order.
     """
 
     case: str
     thumbnail: str
-    lesions: dict[str, list[Lesion]]
+    lesions: Mapping[str, Sequence[Lesion]]
 
 
 def page_path(workdir: pathlib.Path, case: str) -> pathlib.Path:
     """Where a case's page is."""
-    return workdir / "report" / f"{case}.html"
-
-
-def prediction_path(workdir: pathlib.Path, case: str) -> pathlib.Path:
-    """Where `jaxbrats evaluate` leaves what was predicted for a case."""
-    return workdir / "predictions" / f"{case}.nii.gz"
+    return workdir / "report" / f"{file_stem(case)}.html"
 
 
 def lesion_id(region: str, number: int) -> str:
@@ -104,166 +88,122 @@ def lesion_id(region: str, number: int) -> str:
 
 
 def write_case_page(task: CaseTask) -> CasePage | InputError:
-    """Writes RUN/report/CASE.html; returns what is wrong where the case cannot be shown."""
-    name, record = task.case.name, task.record
-    prediction_file = prediction_path(task.workdir, name)
+    """Writes RUN/report/CASE.html; returns what is wrong where the case cannot be shown.
+
+    Raises:
+        OSError: nothing can be written, of this case or another.
+    """
+    name = task.case.name
     try:
-        image, truth = read_image(task.case), read_labels(task.case)
-        if image.shape[-1] != len(task.modalities):
-            problem = f"has {image.shape[-1]} channels, expected {', '.join(task.modalities)}"
-            raise InputError(problem, case=name, file=task.case.image, hint="Run jaxbrats evaluate again")
-        prediction = read_prediction(prediction_file, name, truth.shape, record)
-        _check_is_what_was_scored(prediction, truth, task.scores, prediction_file)
-        orientation = _orientation(task)
+        return _write(task)
     except InputError as problem:
-        # An earlier page would show what no longer holds.
-        page_path(task.workdir, name).unlink(missing_ok=True)
-        return problem
-    origin = tuple(record["crop_origin"]) if record else (0, 0, 0)
-    lesions = find_lesions(prediction, truth, nib.affines.voxel_sizes(orientation.affine), _CHALLENGE)
-    scene = make_scene(image, truth, prediction, orientation, origin)
-    files.write_text(page_path(task.workdir, name), _page(task, scene, lesions, origin))
-    listed = {region: found[:_MOST_LESIONS] for region, found in lesions.items()}
-    return CasePage(name, thumbnail(scene), listed)
+        return problem if problem.case else InputError(problem.problem, case=name, file=problem.file, hint=problem.hint)
+    except MemoryError:
+        return InputError("does not fit in memory", case=name, hint="Use fewer --workers")
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise
+        # Whatever is odd about one case, the pages of the others are wanted.
+        return InputError(f"cannot be shown ({type(error).__name__}: {error})", case=name)
 
 
-def _orientation(task: CaseTask) -> Orientation:
-    """How the arrays of a case lie in the patient."""
-    if not task.record:
-        return Orientation.unknown((1, 1, 1))
-    affine = np.array(task.record["affine"], float)
-    try:
-        frame_of(affine)
-    except InputError as error:
-        raise InputError(error.problem, case=task.case.name, hint=error.hint) from error
-    return Orientation(affine @ nib.affines.from_matvec(np.eye(3), task.record["crop_origin"]))
-
-
-def thumbnail(scene: Scene) -> str:
-    """The axial slice with the most tumour, the prediction over the first image; a data URI."""
-    shown = scene.truth if scene.truth.any() else scene.prediction
-    index = largest_slices(shown)[2]
-    black, white = scene.windows[0]
-    grey = (np.clip(scene.images[0][:, :, index].T, black, white) - black) / (white - black) * 255
-    colour = np.repeat(grey[..., None], 3, axis=-1)
-    labels = scene.prediction[:, :, index].T
-    palette = np.array([[int(COLOURS[name][place : place + 2], 16) for place in (1, 3, 5)] for name in LABEL_NAMES])
-    colour = np.where(labels[..., None] > 0, 0.45 * colour + 0.55 * palette[labels], colour)
-    extent = np.array(labels.shape[::-1]) * scene.spacing_mm[:2]
-    size = np.maximum(1, np.rint(extent * _THUMBNAIL / extent.max())).astype(int)
-    file = io.BytesIO()
-    Image.fromarray(colour.astype(np.uint8)).resize(tuple(size.tolist())).save(file, "WEBP", quality=80)
-    return data_uri(file.getvalue(), "image/webp")
-
-
-def _check_is_what_was_scored(
-    prediction: np.ndarray, truth: np.ndarray, scores: CaseScores, file: pathlib.Path
-) -> None:
-    """Refuses to show a prediction beside the scores of another."""
-    in_table, found = scores.number("WT", "dice"), metrics.dice(region_mask(prediction, "WT"), region_mask(truth, "WT"))
-    if abs(in_table - found) > _TOLERANCE:
+def _write(task: CaseTask) -> CasePage:
+    volumes = task.case.read()
+    if volumes.image.shape[-1] != len(task.modalities):
         raise InputError(
-            f"agrees with the reference with a WT Dice of {found:.4f}; evaluation/cases.csv says {in_table:.4f}",
-            case=scores.name,
-            file=file,
+            f"has {volumes.image.shape[-1]} channels, expected {', '.join(task.modalities)}",
+            hint="Run jaxbrats evaluate again",
+        )
+    _check_is_what_was_scored(task, volumes)
+    orientation = Orientation.of(volumes.affine)
+    spacing = nib.affines.voxel_sizes(orientation.affine)
+    lesions = find_lesions(volumes.prediction, volumes.truth, spacing, _CHALLENGE)
+    scene = make_scene(volumes.image, volumes.truth, volumes.prediction, orientation)
+    files.write_text(page_path(task.workdir, task.case.name), _page(task, scene, lesions))
+    return CasePage(task.case.name, thumbnail(scene), {name: all_[:_MOST_LESIONS] for name, all_ in lesions.items()})
+
+
+def _check_is_what_was_scored(task: CaseTask, volumes: Volumes) -> None:
+    """Refuses to show a prediction beside the scores of another, as an earlier page of it would."""
+    prediction, truth = (region_mask(labels, "WT") for labels in (volumes.prediction, volumes.truth))
+    in_table, found = task.scores.number("WT", "dice"), metrics.dice(prediction, truth)
+    if abs(in_table - found) > _TOLERANCE:
+        page_path(task.workdir, task.case.name).unlink(missing_ok=True)
+        raise InputError(
+            f"has a WT Dice of {in_table:.4f} here, but its prediction now agrees with the reference with {found:.4f}",
+            case=task.case.name,
+            file=task.workdir / "evaluation" / "cases.csv",
             hint="Run jaxbrats evaluate again",
         )
 
 
-def _page(task: CaseTask, scene: Scene, lesions: Mapping[str, Sequence[Lesion]], origin: tuple[int, ...]) -> str:
-    name, run = task.case.name, task.workdir.resolve().name
-    titles = [MODALITY_TITLES[modality] for modality in task.modalities]
-    place = f"Case {task.place} of {task.total}, counted from the worst mean Dice of WT, TC and ET"
-    body = tag(
-        "main",
-        tag("nav", tag("a", f"← Report of {run}", href="../report.html"), *_neighbours(task), class_="crumbs"),
-        tag("h1", name),
-        tag("p", f"{place} ({score(task.scores.mean_dice)}).", class_="quiet"),
-        viewer(scene, titles),
-        tag("section", tag("h2", "Scores"), _scores(task.scores)),
-        tag(
-            "section",
-            tag("h2", "Lesions"),
-            _region_buttons(),
-            [_lesion_table(region, found, scene, origin) for region, found in lesions.items()],
-        ),
-        tag("footer", DISCLAIMER),
-        class_="case",
+def _page(task: CaseTask, scene: Scene, lesions: Mapping[str, Sequence[Lesion]]) -> str:
+    columns = table_columns(list(task.scores.regions.values()))
+    regions = [region for region in REGION_TITLES if region in task.scores.regions]
+    return render(
+        "case",
+        _SCRIPTS,
+        name=task.case.name,
+        run=task.workdir.resolve().name,
+        rank=task.rank,
+        total=task.total,
+        mean_dice=score(task.scores.mean_dice),
+        neighbours=[
+            (text, name, link_to(page_path(task.workdir, name).name) if name else None)
+            for text, name in zip(("← worse", "better →"), task.neighbours, strict=True)
+        ],
+        columns=columns,
+        scores=[(region, [score_cell(task.scores, region, column) for column in columns]) for region in regions],
+        region_titles=REGION_TITLES,
+        regions=list(REGIONS),
+        lesions=[_lesion_list(region, found, scene) for region, found in lesions.items()],
+        viewer=_viewer(scene, [MODALITY_TITLES.get(modality, modality) for modality in task.modalities]),
     )
-    return page(f"{name} · {run}", body, SCRIPTS)
 
 
-def _neighbours(task: CaseTask) -> list[Markup]:
-    texts = ("← worse", "better →")
-    return [
-        tag("a", text, href=link_to(f"{name}.html"), title=name) if name else tag("span", text, class_="off")
-        for name, text in zip(task.neighbours, texts, strict=True)
-    ]
-
-
-def _scores(scores: CaseScores) -> Markup:
-    columns = table_columns(list(scores.regions.values()))
-    head = tag("tr", tag("th", "Region"), [tag("th", column.title, title=column.meaning) for column in columns])
+def _lesion_list(region: str, lesions: Sequence[Lesion], scene: Scene) -> dict[str, Any]:
+    kinds = collections.Counter(lesion.kind for lesion in lesions)
+    told = [f"{number} {kind}{'s' * (kind == FALSE_POSITIVE and number > 1)}" for kind, number in kinds.items()]
     rows = [
-        tag(
-            "tr",
-            tag("th", REGION_TITLES[region], scope="row", class_="region"),
-            [_score_cell(scores.number(region, column.metric), column) for column in columns],
-        )
-        for region in REGION_TITLES
-        if region in scores.regions
+        {
+            "id": lesion_id(region, number),
+            "index": ",".join(map(str, scene.index_of(lesion.voxel))),
+            "kind": lesion.kind,
+            "told": f"{lesion.kind}, {millilitres(lesion.volume_mm3)} ml",
+            "numbers": (
+                NOTHING if lesion.kind == FALSE_POSITIVE else millilitres(lesion.ref_mm3),
+                NOTHING if lesion.kind == MISSED else millilitres(lesion.pred_mm3),
+                score(lesion.dice) if lesion.ref_mm3 and lesion.pred_mm3 else NOTHING,
+            ),
+        }
+        for number, lesion in enumerate(lesions[:_MOST_LESIONS])
     ]
-    return tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="scroll", tabindex=0)
+    told = ", ".join(told) or "no lesion"
+    return {"region": region, "told": told, "rows": rows, "left_out": len(lesions) - len(rows)}
 
 
-def _score_cell(value: float, column: Column) -> Markup:
-    return tag("td", column.write(value), class_="fault" if column.metric in FAULTS and value > 0 else None)
-
-
-def _region_buttons() -> Markup:
-    buttons = [
-        tag("button", region, type="button", data_region=region, aria_pressed="true" if region == "WT" else "false",
-            title=REGION_TITLES[region])
-        for region in REGIONS
-    ]  # fmt: skip
-    return tag("div", buttons, class_="segments light", role="group", aria_label="Region")
-
-
-def _lesion_table(region: str, lesions: Sequence[Lesion], scene: Scene, origin: Sequence[int]) -> Markup:
-    counts = {
-        kind: sum(lesion.kind == kind for lesion in lesions) for kind in dict.fromkeys(one.kind for one in lesions)
+def _viewer(scene: Scene, modalities: Sequence[str]) -> dict[str, Any]:
+    """What the viewer's template and its script are given."""
+    extent = [size * step for size, step in zip(scene.truth.shape, scene.spacing_mm, strict=True)]
+    planes = {plane: (extent[across], extent[down]) for plane, (across, down, _) in PLANES.items()}
+    begin = scene.truth if scene.truth.any() else scene.prediction
+    meaning = {
+        "start": largest_slices(begin),
+        "colours": [COLOURS[name] for name in LABEL_NAMES],
+        "labelTitles": LABEL_TITLES,
+        "regions": REGIONS,
+        "errors": _ERROR_COLOURS,
     }
-    told = ", ".join(f"{number} {_plural(kind, number)}" for kind, number in counts.items()) or "no lesion"
-    head = [tag("th"), tag("th", "Lesion", class_="text"), *(tag("th", title) for title in _LESION_NUMBERS)]
-    rows = []
-    for number, lesion in enumerate(lesions[:_MOST_LESIONS]):
-        index = scene.index_of(np.add(lesion.voxel, origin))
-        numbers = (
-            NOTHING if lesion.kind == FALSE_POSITIVE else millilitres(lesion.ref_mm3),
-            NOTHING if lesion.kind == MISSED else millilitres(lesion.pred_mm3),
-            score(lesion.dice) if lesion.ref_mm3 and lesion.pred_mm3 else NOTHING,
-        )
-        cells = [
-            tag("td", tag("button", "Show", type="button", class_="show")),
-            tag("td", kind_badge(lesion.kind), class_="text"),
-            *(tag("td", number) for number in numbers),
-        ]
-        identity = lesion_id(region, number)
-        rows.append(tag("tr", cells, id=identity, data_index=",".join(map(str, index)), data_told=_in_words(lesion)))
-    table = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows))
-    left_out = len(lesions) - len(rows)
-    return tag(
-        "div",
-        tag("p", f"{REGION_TITLES[region]}: {told}."),
-        tag("div", table, class_="scroll narrow") if rows else None,
-        tag("p", f"And {left_out} more.", class_="quiet") if left_out else None,
-        data_lesions=region,
-    )
-
-
-def _in_words(lesion: Lesion) -> str:
-    return f"{lesion.kind}, {millilitres(lesion.volume_mm3)} ml"
-
-
-def _plural(kind: str, number: int) -> str:
-    return f"{kind}s" if kind == FALSE_POSITIVE and number != 1 else kind
+    return {
+        "modalities": list(enumerate(modalities)),
+        "regions": [(region, region) for region in REGIONS],
+        "planes": [(plane, f"{across:.0f}/{down:.0f}") for plane, (across, down) in planes.items()],
+        # One scale for the three: widths in proportion to millimetres, heights that of the tallest.
+        "columns": " ".join(f"{across:.0f}fr" for across, _ in planes.values()),
+        "tallest": f"{sum(across for across, _ in planes.values()) / max(down for _, down in planes.values()):.3f}",
+        "label_legend": [(COLOURS[name], title) for name, title in zip(LABEL_NAMES, LABEL_TITLES, strict=True)][1:],
+        "error_legend": [(_ERROR_COLOURS[kind], title) for kind, title in _ERROR_TITLES.items()],
+        "sides_known": scene.to_world is not None,
+        "step": scene.step,
+        "data": pack(scene, modalities) | meaning,
+    }

@@ -4,34 +4,34 @@ import dataclasses
 import datetime
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxbrats.data.labels import REGIONS, SCORED
-from jaxbrats.evaluation.statistics import Summary
-from jaxbrats.report.colours import COLOURS
-from jaxbrats.report.overlays import DISCLAIMER
-from jaxbrats.report.pages.case_page import CasePage, lesion_id
-from jaxbrats.report.pages.charts import MOST_DOTS, Point, box_plot
-from jaxbrats.report.pages.lesion_list import FALSE_POSITIVE, MISSED
-from jaxbrats.report.pages.markup import Markup, link_to, page, tag
-from jaxbrats.report.pages.score_table import score_tables, sortable_head
-from jaxbrats.report.pages.settings_section import settings_section
-from jaxbrats.report.pages.training_curves import curve_charts
-from jaxbrats.report.pages.wording import (
-    NOTHING,
-    REGION_TITLES,
-    CaseScores,
-    count,
-    distance,
-    kind_badge,
-    millilitres,
-    score,
-)
+from markupsafe import Markup
 
-_SCRIPTS = ("table.js",)
+from jaxbrats.data.labels import REGIONS, SCORED
+from jaxbrats.report.boxes import MOST_DOTS, box_plot
+from jaxbrats.report.colours import COLOURS
+from jaxbrats.report.curves import curve_figures
+from jaxbrats.report.figures import Point, to_svg, write_png
+from jaxbrats.report.lesions import FALSE_POSITIVE, MISSED
+from jaxbrats.report.pages.case_page import CasePage, lesion_id, page_path
+from jaxbrats.report.pages.html import link_to, render
+from jaxbrats.report.pages.score_table import CaseScores, Head, score_tables
+from jaxbrats.report.pages.wording import NOTHING, REGION_TITLES, count, distance, millilitres, score
+
 # Lesions listed on the first page; every case's own page lists its own.
 _MOST_LESIONS = 200
+_CURVE_TITLES = {
+    "loss": ("Loss", "Loss of training steps, its mean in each epoch, and loss of the validation cases, over epochs."),
+    "dice": ("Region Dice", "Dice of WT, TC and ET of the validation cases, and their mean, over epochs."),
+    "iou": (
+        "Intersection over union",
+        "Intersection over union of each label in training and validation, over epochs.",
+    ),
+}
+# Settings that list every case: told by their number.
+_LISTS = ("train", "val")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,48 +48,50 @@ class Run:
 
     workdir: pathlib.Path
     config: Mapping[str, Any]
-    metrics: Sequence[dict[str, Any]]
+    metrics: Sequence[Mapping[str, Any]]
     cases: Sequence[CaseScores]
     evaluation: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The folder's name."""
         return self.workdir.resolve().name
 
 
 def overview(run: Run, pages: Mapping[str, CasePage], problems: Sequence[str]) -> str:
-    """The first page.
+    """The first page. Its box plots are left in RUN/figures too, as scores_dice.png and scores_hd95.png.
 
     Args:
-        run: What it tells of.
+        run: The run.
         pages: Case -> its page, for those that have one.
         problems: A line for each case that could not be shown.
     """
-    sections = {
-        "Cases": score_tables(run.cases, pages) if run.cases else _not_evaluated(),
-        "Lesions": _lesions(run.cases, pages) if pages else None,
-        "Distributions": _distributions(run.cases, pages),
-        "Training": _figures(curve_charts(run.metrics)),
-        "Settings": settings_section(run.config),
-    }
-    sections = {title: content for title, content in sections.items() if content is not None}
-    links = [tag("a", title, href=f"#{title.lower()}") for title in sections]
-    body = tag(
-        "main",
-        tag(
-            "header",
-            tag("p", "Segmentation report", class_="kicker"),
-            tag("h1", run.name),
-            tag("p", _subtitle(run), class_="quiet"),
-        ),
-        _tiles(run) if run.cases else None,
-        tag("nav", links, class_="contents", aria_label="Contents"),
-        _problems(problems) if problems else None,
-        [tag("section", tag("h2", title), content, id=title.lower()) for title, content in sections.items()],
-        tag("footer", _keep_together() if pages else None, tag("p", DISCLAIMER)),
+    links = {name: link_to("report", page_path(run.workdir, name).name) for name in pages}
+    lesions = _lesions(run.cases, pages, links)
+    return render(
+        "overview",
+        ("table.js",),
+        name=run.name,
+        subtitle=_subtitle(run),
+        tiles=[_tile(run, region) for region in REGIONS] if run.cases else [],
+        problems=problems,
+        cases=run.cases,
+        pages=pages,
+        links=links,
+        tables=score_tables(run.cases) if run.cases else [],
+        lesions=lesions[:_MOST_LESIONS],
+        lesions_left_out=len(lesions) > _MOST_LESIONS,
+        lesion_head=[
+            Head("Case", "text"),
+            Head("Volume, ml", "high", sorted=True),
+            Head("Region", "text"),
+            Head("Lesion", "text"),
+        ],
+        boxes=_boxes(run, links),
+        every_case_is_a_dot=len(run.cases) <= MOST_DOTS,
+        curves=[Markup(to_svg(figure, *_CURVE_TITLES[name])) for name, figure in curve_figures(run.metrics).items()],
+        settings=_settings(run.config),
     )
-    return page(f"{run.name} · jaxbrats report", body, _SCRIPTS)
 
 
 def _subtitle(run: Run) -> str:
@@ -98,62 +100,27 @@ def _subtitle(run: Run) -> str:
         parts.append(f"{len(run.cases)} cases of {run.evaluation.get('data', 'unknown data')}")
     if "step" in run.evaluation:
         parts.append(f"checkpoint of step {run.evaluation['step']}")
-    epochs = [record["epoch"] for record in run.metrics if "epoch" in record]
+    epochs = [record["epoch"] for record in run.metrics if isinstance(record.get("epoch"), int)]
     if epochs:
         parts.append(f"{max(epochs)} epochs trained")
     parts.append(f"written {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC")
     return " · ".join(parts)
 
 
-def _not_evaluated() -> Markup:
-    return tag(
-        "p", "Not evaluated yet: run ", tag("code", "jaxbrats evaluate --workdir=RUN"), ", then the report again."
-    )
-
-
-def _problems(problems: Sequence[str]) -> Markup:
-    title = f"{len(problems)} not shown"
-    return tag("details", tag("summary", title), tag("ul", [tag("li", line) for line in problems]), class_="problems")
-
-
-def _keep_together() -> Markup:
-    return tag(
-        "p", "The cases' pages are in the folder ", tag("code", "report"), " beside this file: copy the two together."
-    )
-
-
-def _tiles(run: Run) -> Markup:
-    """Dice of the three regions, and their lesions."""
-    summary: Summary = run.evaluation.get("regions", {})
-    tiles = []
-    for region in REGIONS:
-        dice, hd95 = (summary.get(region, {}).get(metric, {}) for metric in ("dice", "hd95_mm"))
-        lines = [f"95 % interval {_interval(dice, score)}" if dice.get("ci_low") is not None else None]
-        if hd95.get("median") is not None:
-            lines.append(f"median HD95 {distance(hd95['median'])} mm")
-        missed, false = (_total(run.cases, region, metric) for metric in ("lesions_fn", "lesions_fp"))
-        if not math.isnan(false):
-            found = _total(run.cases, region, "lesions_tp")
-            lines.append(f"lesions: {count(found)} found, {count(missed)} missed, {count(false)} false positive")
-        tiles.append(
-            tag(
-                "div",
-                tag("p", f"Mean Dice, {REGION_TITLES[region]}", class_="what"),
-                tag("p", _or_nothing(dice.get("mean"), score), class_="number"),
-                [tag("p", line, class_="more") for line in lines if line],
-                class_="tile",
-                style=f"--colour:{COLOURS[region]}",
-            )
-        )
-    return tag("div", tiles, class_="tiles")
-
-
-def _interval(numbers: Mapping[str, Any], write: Any) -> str:
-    return f"{write(numbers['ci_low'])} to {write(numbers['ci_high'])}"
-
-
-def _or_nothing(value: float | None, write: Any) -> str:
-    return NOTHING if value is None else write(value)
+def _tile(run: Run, region: str) -> dict[str, Any]:
+    """Dice of a region, and its lesions."""
+    numbers = run.evaluation.get("regions", {}).get(region, {})
+    dice, hd95 = numbers.get("dice", {}), numbers.get("hd95_mm", {})
+    lines = []
+    if dice.get("ci_low") is not None:
+        lines.append(f"95 % interval {score(dice['ci_low'])} to {score(dice['ci_high'])}")
+    if hd95.get("median") is not None:
+        lines.append(f"median HD95 {distance(hd95['median'])} mm")
+    found, missed, false = (_total(run.cases, region, f"lesions_{one}") for one in ("tp", "fn", "fp"))
+    if not math.isnan(false):
+        lines.append(f"lesions: {count(found)} found, {count(missed)} missed, {count(false)} false positive")
+    mean = NOTHING if dice.get("mean") is None else score(dice["mean"])
+    return {"title": REGION_TITLES[region], "number": mean, "lines": lines, "colour": COLOURS[region]}
 
 
 def _total(cases: Sequence[CaseScores], region: str, metric: str) -> float:
@@ -162,7 +129,9 @@ def _total(cases: Sequence[CaseScores], region: str, metric: str) -> float:
     return sum(known) if known else math.nan
 
 
-def _lesions(cases: Sequence[CaseScores], pages: Mapping[str, CasePage]) -> Markup:
+def _lesions(
+    cases: Sequence[CaseScores], pages: Mapping[str, CasePage], links: Mapping[str, str]
+) -> list[dict[str, str]]:
     """Every missed and false positive lesion of WT, TC and ET, the largest first."""
     listed = [
         (case.name, region, number, lesion)
@@ -172,68 +141,62 @@ def _lesions(cases: Sequence[CaseScores], pages: Mapping[str, CasePage]) -> Mark
         for number, lesion in enumerate(lesions)
         if lesion.kind in (MISSED, FALSE_POSITIVE)
     ]
-    if not listed:
-        return tag("p", "No lesion was missed and none is a false positive.")
-    listed.sort(key=lambda one: -one[3].volume_mm3)
-    columns = {"Case": "text", "Volume, ml": "high", "Region": "text", "Lesion": "text"}
-    head = [sortable_head(title, kind, sorted_now=kind == "high") for title, kind in columns.items()]
-    rows = []
-    for name, region, number, lesion in listed[:_MOST_LESIONS]:
-        link = f"{link_to('report', f'{name}.html')}#show={lesion_id(region, number)}"
-        rows.append(
-            tag(
-                "tr",
-                tag("th", tag("a", name, href=link), scope="row", data_sort=name),
-                tag("td", millilitres(lesion.volume_mm3), data_sort=f"{lesion.volume_mm3:.6g}"),
-                tag("td", region, data_sort=region, class_="text"),
-                tag("td", kind_badge(lesion.kind), data_sort=lesion.kind, class_="text"),
-            )
-        )
-    told = "Lesions that were missed or are false positives, the largest first"
-    told += f": {len(rows)} of them, each case's page lists its own." if len(listed) > len(rows) else "."
-    table = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="sortable")
-    note = (
-        "Regions are scored one by one, so that a lesion may be listed for several. Lesions are told apart as the "
-        "BraTS 2023 glioma challenge does; those of up to 50 mm³ in the reference do not count."
-    )
-    return tag(
-        "div",
-        tag("p", told),
-        tag("div", table, class_="scroll tall narrow", tabindex=0),
-        tag("p", note, class_="quiet"),
-    )
+    return [
+        {
+            "case": name,
+            "link": f"{links[name]}#show={lesion_id(region, number)}",
+            "ml": millilitres(lesion.volume_mm3),
+            "mm3": f"{lesion.volume_mm3:.6g}",
+            "region": region,
+            "kind": lesion.kind,
+        }
+        for name, region, number, lesion in sorted(listed, key=lambda one: -one[3].volume_mm3)
+    ]
 
 
-def _distributions(cases: Sequence[CaseScores], pages: Mapping[str, CasePage]) -> Markup | None:
-    colours = {region: COLOURS[region] for region in SCORED}
+def _boxes(run: Run, links: Mapping[str, str]) -> list[Markup]:
+    """Box plots of Dice and HD95 for the page; each is written as a PNG file too."""
 
-    def groups(metric: str, write: Any) -> dict[str, list[Point]]:
+    def groups(metric: str, write: Callable[[float], str]) -> dict[str, list[Point]]:
+        values = {region: [(case.name, case.number(region, metric)) for case in run.cases] for region in SCORED}
         return {
-            region: [
-                Point(
-                    f"{case.name}: {write(case.number(region, metric))}",
-                    case.number(region, metric),
-                    link_to("report", f"{case.name}.html") if case.name in pages else None,
-                )
-                for case in cases
-            ]
-            for region in SCORED
+            region: [Point(f"{name}: {write(value)}", value, links.get(name)) for name, value in scores]
+            for region, scores in values.items()
         }
 
-    charts = [
-        box_plot("Dice", groups("dice", score), colours, "Dice, 0 to 1", distances=False),
-        box_plot("HD95, mm", groups("hd95_mm", distance), colours, "mm, logarithmic", distances=True),
-    ]
-    drawn = _figures([chart for chart in charts if chart is not None])
-    if drawn is None:
-        return None
-    dots = "Each dot is a case" if len(cases) <= MOST_DOTS else "Each dot is a case beyond the whiskers"
-    told = (
-        f"{dots} and opens it. Boxes span the quartiles around the median; whiskers reach the furthest case "
-        "within 1.5 times the box. An HD95 of 374 mm means that truth or prediction is empty and the other is not."
-    )
-    return tag("div", drawn, tag("p", told, class_="quiet"))
+    charts = {
+        "dice": ("Dice", groups("dice", score), "Dice", False),
+        "hd95": ("HD95", groups("hd95_mm", distance), "mm, logarithmic", True),
+    }
+    drawn = []
+    for name, (title, points, y_label, distances) in charts.items():
+        made = box_plot(title, points, y_label, distances=distances)
+        if made is not None:
+            figure, dots = made
+            write_png(figure, run.workdir / "figures" / f"scores_{name}.png")
+            description = f"A box plot of the {title} of all cases, for {', '.join(SCORED)}."
+            drawn.append(Markup(to_svg(figure, f"{title} of all cases", description, dots)))
+    return drawn
 
 
-def _figures(charts: Sequence[Markup]) -> Markup | None:
-    return tag("div", charts, class_="charts") if charts else None
+def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What config.json holds, group by group; groups that it lacks are left out."""
+    settings = config.get("settings", {})
+    groups = {"Training": {name: value for name, value in settings.items() if not isinstance(value, Mapping)}}
+    groups |= {name.capitalize(): value for name, value in settings.items() if isinstance(value, Mapping)}
+    data = config.get("data", {})
+    arrays = {name: value for name, value in data.items() if name not in _LISTS}
+    arrays |= {f"{name} cases": len(data[name]) for name in _LISTS if name in data}
+    made_with = {"commit": config.get("commit") or "unknown", "devices": config.get("devices", [])}
+    groups |= {"Arrays": arrays, "Made with": made_with | config.get("versions", {})}
+    return {title: {name: _text(value) for name, value in group.items()} for title, group in groups.items() if group}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"

@@ -1,13 +1,11 @@
 """How the report's pages name things and write numbers."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
-from jaxbrats.data.labels import ED, ET, LABEL_TITLES, NCR, REGIONS
+from jaxbrats.data.labels import ED, ET, LABEL_TITLES, NCR
 from jaxbrats.evaluation.surfaces import MISSING_MM
-from jaxbrats.evaluation.tables import Row
-from jaxbrats.report.pages.markup import Markup, tag
 
 MODALITY_TITLES = {"t1n": "T1", "t1c": "T1 with contrast", "t2w": "T2", "t2f": "FLAIR"}
 REGION_TITLES = {
@@ -43,13 +41,7 @@ def count(value: float) -> str:
     return NOTHING if math.isnan(value) else f"{value:.0f}"
 
 
-def kind_badge(kind: str) -> Markup:
-    """A lesion's kind, one of `lesion_list.KINDS`."""
-    return tag("span", kind, class_=f"kind {kind.replace(' ', '-')}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of a score table.
 
     Attributes:
@@ -89,45 +81,5 @@ COLUMNS = (
         f"Mean of the lesions' HD95; misses and false positives count {MISSING_MM:g}",
     ),
 )  # fmt: skip
+# Numbers of lesions that are red where they are not 0.
 FAULTS = ("lesions_fn", "lesions_fp")
-
-
-@dataclasses.dataclass(frozen=True)
-class CaseScores:
-    """The score table's rows of one case.
-
-    Attributes:
-        name: Of the case.
-        regions: WT, TC, ET, NCR, ED -> row, for those that there are.
-    """
-
-    name: str
-    regions: dict[str, Row]
-
-    def number(self, region: str, metric: str) -> float:
-        """A score; not a number where there is none."""
-        return float(self.regions.get(region, {}).get(metric, math.nan))
-
-    @property
-    def mean_dice(self) -> float:
-        """Of WT, TC and ET."""
-        return sum(self.number(region, "dice") for region in REGIONS) / len(REGIONS)
-
-
-def by_case(rows: Sequence[Row]) -> list[CaseScores]:
-    """A score table's cases, the worst mean Dice first."""
-    cases: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        cases.setdefault(str(row["case"]), {})[str(row["region"])] = row
-    scored = [CaseScores(name, regions) for name, regions in cases.items()]
-    return lowest_first(scored, lambda case: case.mean_dice)
-
-
-def lowest_first(cases: Sequence[CaseScores], value: Callable[[CaseScores], float]) -> list[CaseScores]:
-    """Cases by increasing value; those that have none last, as the tables' own sorting puts them."""
-    return sorted(cases, key=lambda case: math.inf if math.isnan(value(case)) else value(case))
-
-
-def table_columns(rows: Sequence[Row]) -> list[Column]:
-    """The columns that a score table has."""
-    return [column for column in COLUMNS if any(column.metric in row for row in rows)]

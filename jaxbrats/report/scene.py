@@ -1,9 +1,10 @@
-"""What a viewer shows of a case, made small: grey values in bytes, the brain's box alone, images compressed.
+"""What the viewer shows of a case, made small: grey values in bytes, the brain's box alone, images compressed.
 
 Images are WebP mosaics of axial slices, which every browser decodes; they lose a little, as photographs do, because
 lossless images of 30 cases would take more than 100 MB. Labels are exact.
 """
 
+import base64
 import dataclasses
 import gzip
 import io
@@ -13,10 +14,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from matplotlib.colors import to_rgb
 from PIL import Image
 
+from jaxbrats.data.labels import LABEL_NAMES
+from jaxbrats.data.raw.geometry import bounding_box
+from jaxbrats.report.colours import COLOURS
 from jaxbrats.report.orientation import DISPLAY_AXES, DISPLAY_ENDS, Orientation
-from jaxbrats.report.pages.markup import data_uri
+from jaxbrats.report.overlays import largest_slices
 
 # Compressed bytes of a page's volumes: with base64 and the page around them, 30 pages stay below 60 MB.
 PAGE_BYTES = 1_400_000
@@ -30,6 +35,8 @@ _RANGE, _WINDOW = (0.1, 99.9), (1, 99)
 _SAMPLE = 4_000_000
 # WebP codes blocks of 16 x 16: in tiles of whole blocks, no slice leaks into its neighbour.
 _BLOCK = 16
+# Pixels of a thumbnail's longer side.
+_THUMBNAIL = 112
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,9 +49,9 @@ class Scene:
         truth: uint8 labels (X, Y, Z).
         prediction: uint8 labels (X, Y, Z).
         spacing_mm: Of a voxel along the display axes.
-        to_source: (3, 4), from indices of these volumes to voxels of the source's volume.
+        to_source: (3, 4), from indices of these volumes to voxels of the volume that was scored.
         to_world: (3, 4), from indices of these volumes to millimetres right, front, up; None where sides are not known.
-        step: Every how manieth voxel of the source is shown.
+        step: 1 where every voxel is shown along each axis, 2 where every second is, and so on.
     """
 
     images: list[np.ndarray]
@@ -57,7 +64,7 @@ class Scene:
     step: int
 
     def index_of(self, source_voxel: Sequence[int]) -> tuple[int, int, int]:
-        """The index, of those shown, that is nearest to a voxel of the source's volume."""
+        """The index, of those shown, that is nearest to a voxel of the volume that was scored."""
         inverse = np.linalg.inv(nib.affines.from_matvec(self.to_source[:, :3], self.to_source[:, 3]))
         index = np.rint(nib.affines.apply_affine(inverse, source_voxel)).astype(int)
         return tuple(np.clip(index, 0, np.array(self.truth.shape) - 1).tolist())
@@ -68,18 +75,18 @@ def make_scene(
     truth: np.ndarray,
     prediction: np.ndarray,
     orientation: Orientation,
-    crop_origin: Sequence[int] = (0, 0, 0),
 ) -> Scene:
-    """Turns a case's arrays into what the viewer shows.
+    """Turns a case's volumes into what the viewer shows.
 
     Args:
         image: `(X, Y, Z, C)` as the network sees it.
         truth: Labels `(X, Y, Z)`.
         prediction: Labels `(X, Y, Z)`.
-        orientation: Of the arrays, whose affine is that of the crop.
-        crop_origin: Voxel of the source's volume that is the arrays' first.
+        orientation: How the volumes' voxels lie in the patient.
     """
-    box = _box(image, truth, prediction)
+    occupied = np.logical_or.reduce([volume != 0 for volume in (*np.moveaxis(image, -1, 0), truth, prediction)])
+    box = [slice(max(side.start - _MARGIN, 0), side.stop + _MARGIN) for side in bounding_box(occupied)]
+    box = [slice(*side.indices(size)) for side, size in zip(box, truth.shape, strict=True)]
     shown = math.prod(side.stop - side.start for side in box) * image.shape[-1]
     step = math.ceil((shown / PAGE_VOXELS) ** (1 / 3))
     box = tuple(slice(side.start, side.stop, step) for side in box)
@@ -90,8 +97,7 @@ def make_scene(
         nib.orientations.io_orientation(orientation.affine), nib.orientations.axcodes2ornt(DISPLAY_AXES)
     )
     to_box = nib.orientations.inv_ornt_aff(transform, shape)
-    to_array = nib.affines.from_matvec(np.eye(3) * step, [side.start for side in box]) @ to_box
-    to_source = nib.affines.from_matvec(np.eye(3), crop_origin) @ to_array
+    to_source = nib.affines.from_matvec(np.eye(3) * step, [side.start for side in box]) @ to_box
     greys = [_quantise(volume) for volume in volumes[:-2]]
     return Scene(
         images=[grey for grey, _ in greys],
@@ -100,7 +106,7 @@ def make_scene(
         prediction=volumes[-1],
         spacing_mm=tuple((orientation.display_spacing() * step).tolist()),
         to_source=to_source[:3],
-        to_world=(orientation.affine @ to_array)[:3] if orientation.known else None,
+        to_world=(orientation.affine @ to_source)[:3] if orientation.known else None,
         step=step,
     )
 
@@ -114,9 +120,9 @@ def pack(scene: Scene, modalities: Sequence[str], most_bytes: int = PAGE_BYTES) 
         most_bytes: What images and labels together take at most, where the lowest quality allows it.
     """
     labels = gzip.compress((scene.truth | scene.prediction << 2).ravel("F").tobytes(), 6, mtime=0)
-    mosaics = [mosaic(image) for image in scene.images]
+    mosaics = [Image.fromarray(mosaic(image)) for image in scene.images]
     for quality in _QUALITIES:
-        images = [_encode(one, quality) for one in mosaics]
+        images = [_webp(one, quality) for one in mosaics]
         if sum(map(len, images)) + len(labels) <= most_bytes:
             break
     across, down, count = scene.truth.shape
@@ -137,6 +143,25 @@ def pack(scene: Scene, modalities: Sequence[str], most_bytes: int = PAGE_BYTES) 
     }
 
 
+def thumbnail(scene: Scene) -> str:
+    """The axial slice with the most tumour, the prediction over the first image; a data URI."""
+    index = largest_slices(scene.truth if scene.truth.any() else scene.prediction)[2]
+    black, white = scene.windows[0]
+    grey = (np.clip(scene.images[0][:, :, index].T, black, white) - black) / (white - black)
+    labels = scene.prediction[:, :, index].T
+    colours = np.array([to_rgb(COLOURS[name]) for name in LABEL_NAMES])
+    over = np.where(labels[..., None] > 0, 0.45 * grey[..., None] + 0.55 * colours[labels], grey[..., None])
+    extent = np.array(labels.shape[::-1]) * scene.spacing_mm[:2]
+    size = np.maximum(1, np.rint(extent * _THUMBNAIL / extent.max())).astype(int)
+    picture = Image.fromarray((over * 255).astype(np.uint8)).resize(tuple(size.tolist()))
+    return data_uri(_webp(picture, 80), "image/webp")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """`data` as an address that needs no file."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
 def mosaic(volume: np.ndarray) -> np.ndarray:
     """The slices along the last axis of a uint8 volume `(X, Y, Z)` as one picture `(down, across)`, row by row."""
     across, down, count = volume.shape
@@ -155,23 +180,10 @@ def _padded(size: int) -> int:
     return math.ceil(size / _BLOCK) * _BLOCK
 
 
-def _encode(picture: np.ndarray, quality: int) -> bytes:
+def _webp(picture: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "WEBP", quality=quality)
+    picture.save(file, "WEBP", quality=quality)
     return file.getvalue()
-
-
-def _box(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> tuple[slice, slice, slice]:
-    """What holds anything, with a little margin; all of the volume where nothing does."""
-    occupied = (truth != 0) | (prediction != 0)
-    for channel in np.moveaxis(image, -1, 0):
-        occupied |= channel != 0
-    sides = []
-    for axis, size in enumerate(occupied.shape):
-        where = np.flatnonzero(occupied.any(axis=tuple({0, 1, 2} - {axis})))
-        first, last = (where[0], where[-1] + 1) if len(where) else (0, size)
-        sides.append(slice(max(int(first) - _MARGIN, 0), min(int(last) + _MARGIN, size)))
-    return tuple(sides)
 
 
 def _quantise(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
