@@ -124,8 +124,8 @@ def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessin
         raise InputError(
             f"holds arrays of another state of {raw_dir}: case {first.name} is {first.what}{more}",
             file=data_dir,
-            hint="Choose another config.data.dir for arrays of the cohort as it is now, or leave config.data.raw_dir empty "
-            "to go on with these as they are",
+            hint="Choose another config.data.dir for arrays of the cohort as it is now, or leave config.data.raw_dir "
+            "empty to go on with these as they are",
         )
     return bool(manifest["finished"])
 
