@@ -36,13 +36,14 @@ from jaxbrats import commands
 from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.config.settings import Model, Settings
 from jaxbrats.data.labels import DEFAULT_MODALITIES, NUM_CLASSES
+from jaxbrats.model.losses import make_loss
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.memory import keep_freed_memory, release_freed_memory
 from jaxbrats.system.processes import available_cpus
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
 from jaxbrats.train.state import init_state, make_model, make_optimizer
-from jaxbrats.train.step import jit_train_step, make_loss
+from jaxbrats.train.step import jit_train_step
 
 FLAGS = flags.FlagValues()
 _SIZE = flags.DEFINE_integer("size", 64, "Edge of the volume in voxels.", flag_values=FLAGS)

@@ -38,11 +38,12 @@ from scaling_model import CLUSTERS, CPU_CLUSTER, Step, efficiency, step_seconds
 
 from jaxbrats import commands
 from jaxbrats.config.settings import Model, Settings
+from jaxbrats.model.losses import make_loss
 from jaxbrats.report.figures import page, write_png
 from jaxbrats.system.files import write_json, write_text
 from jaxbrats.train.mesh import batch_shapes, make_mesh, put_batch, replicate, replicated
 from jaxbrats.train.state import init_state, make_model, make_optimizer
-from jaxbrats.train.step import device_memory, jit_train_step, make_loss
+from jaxbrats.train.step import device_memory, jit_train_step
 
 FLAGS = flags.FlagValues()
 _FEATURES = flags.DEFINE_list("features", ["16", "32", "64", "128", "256"], "Of the network.", flag_values=FLAGS)

@@ -116,6 +116,7 @@ def main() -> int:
             postprocessing=postprocessing,
             convention=_CONVENTION.value,
             maps=maps,
+            head=predictor.head,
         )
         for result in tqdm(results, desc="predicting", unit="case", total=len(output.todo), dynamic_ncols=True):
             if isinstance(result, InputError):

@@ -14,9 +14,10 @@ from flax import linen as nn
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
+from jaxbrats.model.heads import LABELS, LabelsHead
 from jaxbrats.system.errors import InputError
 from jaxbrats.train import checkpoints
-from jaxbrats.train.state import make_model
+from jaxbrats.train.state import make_head, make_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Network:
         model: The U-Net.
         variables: Parameters and batch statistics.
         frame: Orientation and spacing of the cases it was trained on; None where they are not known.
+        head: What the model's output means.
     """
 
     workdir: pathlib.Path
@@ -38,6 +40,7 @@ class Network:
     model: nn.Module
     variables: Any
     frame: Frame | None = None
+    head: LabelsHead = LABELS
 
     def checksum(self) -> str:
         """Digest of the names, shapes and values of the variables: what tells one trained network from another."""
@@ -74,7 +77,7 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
         {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
     )
     number, variables = checkpoints.load_variables(workdir, step, like)
-    return Network(workdir, number, Preprocessing.of(settings.data), model, variables, frame)
+    return Network(workdir, number, Preprocessing.of(settings.data), model, variables, frame, make_head())
 
 
 def load_ensemble(

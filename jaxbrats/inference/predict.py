@@ -20,10 +20,10 @@ from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import write_labels, write_map
-from jaxbrats.inference.decoding import background_probabilities, entropy, labels_from_probabilities
 from jaxbrats.inference.patient import Patient, read_patient
 from jaxbrats.inference.postprocess import Postprocessing, postprocess
 from jaxbrats.inference.source_files import SourceFile
+from jaxbrats.model.heads import LABELS, LabelsHead
 from jaxbrats.system.errors import InputError
 
 MAPS = ("probabilities", "entropy")
@@ -67,6 +67,7 @@ def predict_cases(
     postprocessing: Postprocessing | None = None,
     convention: str = "2023",
     maps: Collection[str] = (),
+    head: LabelsHead = LABELS,
 ) -> Iterator[Segmentation | InputError]:
     """Segments cases one after the other and writes `folder/CASE.nii.gz` on the voxels of each case's own files.
 
@@ -84,6 +85,7 @@ def predict_cases(
         convention: Number of the enhancing tumour in the files: '2023' writes 3, '2021' writes 4.
         maps: Some of `MAPS`. 'probabilities' writes CASE-probabilities.nii.gz `(X, Y, Z, K)`, 'entropy' the
             uncertainty in nats, 0 to ln K, as CASE-entropy.nii.gz.
+        head: What the probabilities mean.
 
     Yields:
         For each case in turn what was predicted, or why it could not be: files that cannot be used, memory that does
@@ -100,7 +102,7 @@ def predict_cases(
             coming = reader.submit(read, following) if following else None
             try:
                 # Yielded without a name, so that it is not kept while the next case is at work.
-                yield _segment(case.name, reading.result, predict, folder, postprocessing, convention, maps)
+                yield _segment(case.name, reading.result, predict, folder, postprocessing, convention, maps, head)
             except InputError as problem:
                 # The frames of its traceback would keep the arrays of the case.
                 problem.__traceback__ = problem.__cause__ = problem.__context__ = None
@@ -121,6 +123,7 @@ def _segment(
     postprocessing: Postprocessing | None,
     convention: str,
     maps: Collection[str],
+    head: LabelsHead,
 ) -> Segmentation:
     with _of_this_case(name, "Use a machine with more"):
         patient = read()
@@ -131,7 +134,7 @@ def _segment(
             raise InputError(problem, case=name, hint="Choose another --step, and look at the case's intensities")
     with _of_this_case(name, "Ask for no maps, or use a machine with more" if maps else "Use a machine with more"):
         probabilities = geometry.resample(probabilities, patient.box.size)
-        labels = labels_from_probabilities(probabilities)
+        labels = head.labels(probabilities)
         if postprocessing is not None:
             labels = postprocess(labels, patient.spacing_mm, postprocessing)
         file_labels = patient.on_file(labels)
@@ -139,7 +142,7 @@ def _segment(
         if folder is not None:
             path = folder / f"{name}.nii.gz"
             with _all_or_none(folder, output_names(name, maps)):
-                _write_maps(folder, patient, probabilities, maps)
+                _write_maps(folder, patient, probabilities, maps, head)
                 write_labels(path, file_labels, patient.header, convention)
     return Segmentation(
         name,
@@ -154,12 +157,14 @@ def _segment(
     )
 
 
-def _write_maps(folder: pathlib.Path, patient: Patient, probabilities: np.ndarray, maps: Collection[str]) -> None:
+def _write_maps(
+    folder: pathlib.Path, patient: Patient, probabilities: np.ndarray, maps: Collection[str], head: LabelsHead
+) -> None:
     if "entropy" in maps:
-        whole = patient.on_file(entropy(probabilities))
+        whole = patient.on_file(head.entropy(probabilities))
         write_map(folder / f"{patient.case}-entropy.nii.gz", whole, patient.header)
     if "probabilities" in maps:
-        whole = patient.on_file(probabilities, background_probabilities(probabilities.shape[-1]))
+        whole = patient.on_file(probabilities, head.background)
         write_map(folder / f"{patient.case}-probabilities.nii.gz", whole, patient.header)
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxbrats.inference.decoding import labels_from_probabilities, probabilities_from_logits
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.sliding_window import Size, predict_probabilities
+from jaxbrats.model.heads import LabelsHead
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,34 +42,41 @@ class Predictor:
     batch: int = 1
     mirror: bool = False
 
+    @property
+    def head(self) -> LabelsHead:
+        """What the networks' output means."""
+        return self.networks[0].head
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Probabilities `(X, Y, Z, K)` of an image.
 
         Raises:
             MemoryError: the memory of the host or of the device does not suffice.
         """
-        num_classes = self.networks[0].model.num_classes
-        return predict_probabilities(self.apply, image, self.window, self.overlap, self.batch, num_classes=num_classes)
+        channels = self.head.channels
+        return predict_probabilities(self.apply, image, self.window, self.overlap, self.batch, num_classes=channels)
 
     def labels(self, image: np.ndarray) -> np.ndarray:
         """Labels `(X, Y, Z)` uint8 of an image; raises as a call does."""
-        return labels_from_probabilities(self(image))
+        return self.head.labels(self(image))
 
     def apply(self, windows: jax.Array | np.ndarray) -> jax.Array:
         """Windows `(B, X, Y, Z, C)` to probabilities `(B, X, Y, Z, K)`, the mean over networks and mirrorings."""
         mirrorings = [np.array(axes) for axes in itertools.product((False, True), repeat=3)] if self.mirror else [None]
         windows, total = jnp.asarray(windows), None
         for network, axes in itertools.product(self.networks, mirrorings):
-            probabilities = _probabilities(network.model, network.variables, windows, axes)
+            probabilities = _probabilities(network.model, network.head, network.variables, windows, axes)
             total = probabilities if total is None else _add(total, probabilities)
         count = len(self.networks) * len(mirrorings)
         return total if count == 1 else total / count
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _probabilities(model: nn.Module, variables: Any, images: jax.Array, mirror: jax.Array | None) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("model", "head"))
+def _probabilities(
+    model: nn.Module, head: LabelsHead, variables: Any, images: jax.Array, mirror: jax.Array | None
+) -> jax.Array:
     """Class probabilities; `mirror` says for each axis whether to reverse it before, and back afterwards."""
-    return _mirror(probabilities_from_logits(model.apply(variables, _mirror(images, mirror))), mirror)
+    return _mirror(head.probabilities(model.apply(variables, _mirror(images, mirror))), mirror)
 
 
 @functools.partial(jax.jit, donate_argnames="total")

@@ -10,14 +10,16 @@ from flax import linen as nn
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.labels import BACKGROUND, NUM_CLASSES, REGIONS
 from jaxbrats.data.loader import validation_batches
-from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, count, region_dice
+from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, region_dice
+from jaxbrats.model.heads import LABELS, LabelsHead
+from jaxbrats.model.losses import LossFunction
 from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.checkpoints import SCORE
 from jaxbrats.train.loop import Validate
 from jaxbrats.train.mesh import batch_sharding, process_slice, put_batch, replicated
 from jaxbrats.train.progress import scores_by_name
 from jaxbrats.train.state import TrainState
-from jaxbrats.train.step import Batch, LossFunction
+from jaxbrats.train.step import Batch
 
 
 class CaseMetrics(NamedTuple):
@@ -27,20 +29,22 @@ class CaseMetrics(NamedTuple):
     counts: Counts
 
 
-def validation_step(model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch) -> CaseMetrics:
+def validation_step(
+    model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch, head: LabelsHead = LABELS
+) -> CaseMetrics:
     """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
     logits = model.apply(state.variables, batch["image"])
     loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
-    return CaseMetrics(loss, count(logits, batch["labels"]))
+    return CaseMetrics(loss, head.count(logits, batch["labels"]))
 
 
 def jit_validation_step(
-    mesh: jax.sharding.Mesh, model: nn.Module, loss_function: LossFunction
+    mesh: jax.sharding.Mesh, model: nn.Module, loss_function: LossFunction, head: LabelsHead = LABELS
 ) -> Callable[[TrainState, Batch], CaseMetrics]:
     """`validation_step` compiled over the mesh."""
 
     def step(state: TrainState, batch: Batch) -> CaseMetrics:
-        return validation_step(model, loss_function, state, batch)
+        return validation_step(model, loss_function, state, batch, head)
 
     whole = replicated(mesh)
     return jax.jit(step, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
@@ -50,6 +54,7 @@ def make_validation(
     mesh: jax.sharding.Mesh,
     model: nn.Module,
     loss_function: LossFunction,
+    head: LabelsHead,
     cases: Sequence[ArrayCase],
     batch_size: int,
 ) -> Validate:
@@ -59,6 +64,7 @@ def make_validation(
         mesh: The devices.
         model: The network.
         loss_function: The loss that is trained with.
+        head: What the network's output means.
         cases: The validation cases.
         batch_size: Cases that the network is given at once, over all devices.
 
@@ -67,7 +73,7 @@ def make_validation(
         `region_dice` with its mean, in which tumour that the file has outside the array counts as missed. It returns
         None where a signal came meanwhile: many cases take longer than a batch system waits.
     """
-    step = jit_validation_step(mesh, model, loss_function)
+    step = jit_validation_step(mesh, model, loss_function, head)
     outside = np.stack([_outside(case) for case in cases])
 
     def validate(state: TrainState, stop: StopFlag) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.sources import differences
 from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
+from jaxbrats.model.losses import make_loss
 from jaxbrats.runs import record as records
 from jaxbrats.runs.record import RunRecord
 from jaxbrats.system import distributed
@@ -26,8 +27,7 @@ from jaxbrats.train import checkpoints
 from jaxbrats.train.logs import read_metrics
 from jaxbrats.train.loop import Outcome, train
 from jaxbrats.train.mesh import make_mesh
-from jaxbrats.train.state import make_model
-from jaxbrats.train.step import make_loss
+from jaxbrats.train.state import make_head, make_model
 
 
 def run(settings: Settings, workdir: pathlib.Path) -> int:
@@ -60,7 +60,8 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
         validate = make_validation(
             mesh,
             make_model(settings),
-            make_loss(settings.loss),
+            make_loss(settings.loss, make_head()),
+            make_head(),
             validation,
             settings.batch_size // settings.accumulate,
         )

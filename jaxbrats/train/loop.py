@@ -17,6 +17,7 @@ from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.dataset import array_shape
 from jaxbrats.data.loader import Batch, BatchIterator, loader_state, training_batches
+from jaxbrats.model.losses import make_loss
 from jaxbrats.system import distributed
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.gc_paused import gc_paused
@@ -28,8 +29,8 @@ from jaxbrats.train.mesh import batch_shapes, process_slice, put_batch, replicat
 from jaxbrats.train.optimizer import learning_rates, make_optimizer
 from jaxbrats.train.plan import Plan
 from jaxbrats.train.progress import Progress
-from jaxbrats.train.state import TrainState, init_state, make_model
-from jaxbrats.train.step import device_memory, jit_train_step, make_loss
+from jaxbrats.train.state import TrainState, init_state, make_head, make_model
+from jaxbrats.train.step import device_memory, jit_train_step
 
 # Batches on the devices beside the one in use.
 _PREFETCH = 2
@@ -141,9 +142,10 @@ def _compiled_step(
             mesh,
             make_model(settings),
             make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps),
-            make_loss(settings.loss),
+            make_loss(settings.loss, make_head()),
             settings.accumulate,
             skip_nonfinite=settings.skip_nonfinite,
+            head=make_head(),
         )
         step = step.lower(state, batch_shapes(mesh, settings.batch_size, shape), key).compile()
     print(f"a step takes {device_memory(step) / 2**30:.2f} GiB of each device's memory", flush=True)

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 
 from jaxbrats.config.settings import Settings
-from jaxbrats.data.labels import NUM_CLASSES
+from jaxbrats.model.heads import LABELS, LabelsHead
 from jaxbrats.model.unet import UNet3D
 
 
@@ -37,12 +37,17 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def make_head() -> LabelsHead:
+    """What the network's output means."""
+    return LABELS
+
+
 def make_model(settings: Settings) -> UNet3D:
     """The network that the settings describe."""
     network = settings.model
     return UNet3D(
         features=network.features,
-        num_classes=NUM_CLASSES,
+        num_classes=make_head().channels,
         norm=network.norm,
         activation=network.activation,
         dropout=network.dropout if len(network.dropout) > 1 else network.dropout[0],

@@ -1,4 +1,4 @@
-"""One training step and one validation step: pure functions of their arguments, jitted over the mesh."""
+"""One training step: a pure function of its arguments, jitted over the mesh."""
 
 import functools
 from collections.abc import Callable
@@ -12,14 +12,13 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import Mesh
 
-from jaxbrats.config.settings import Loss
-from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, count
-from jaxbrats.model.losses import categorical_focal_loss, dice_loss
+from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou
+from jaxbrats.model.heads import LABELS, LabelsHead
+from jaxbrats.model.losses import LossFunction
 from jaxbrats.train.mesh import batch_sharding, replicated
 from jaxbrats.train.state import TrainState
 
 Batch = dict[str, jax.Array]
-LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class StepMetrics(NamedTuple):
@@ -36,19 +35,6 @@ class StepMetrics(NamedTuple):
     skipped: jax.Array
 
 
-def make_loss(loss: Loss) -> LossFunction:
-    """The weighted sum of terms that the settings ask for."""
-    terms = {
-        "dice": functools.partial(dice_loss, class_weights=loss.class_weights),
-        "focal": functools.partial(categorical_focal_loss, alpha=loss.alpha, gamma=loss.gamma),
-    }
-
-    def compute(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return sum(weight * terms[name](logits, labels) for name, weight in loss.terms.items() if weight)
-
-    return compute
-
-
 def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -58,6 +44,7 @@ def train_step(
     key: jax.Array,
     accumulate: int = 1,
     skip_nonfinite: bool = False,
+    head: LabelsHead = LABELS,
 ) -> tuple[TrainState, StepMetrics]:
     """One update.
 
@@ -72,9 +59,10 @@ def train_step(
             the means of theirs, batch statistics go from one to the next, scores are of the whole batch.
         skip_nonfinite: Whether an update whose loss or gradient is not finite is dropped, on the device: parameters,
             batch statistics and optimiser stay as they were.
+        head: What the network's output means; it counts what the scores follow from.
     """
     dropout_key = jax.random.fold_in(key, state.step)
-    gradient = functools.partial(_gradient, model, loss_function, state.params)
+    gradient = functools.partial(_gradient, model, loss_function, head, state.params)
     if accumulate == 1:
         gradients, batch_stats, loss, counts = gradient(state.batch_stats, batch, dropout_key)
     else:
@@ -120,7 +108,13 @@ def is_finite(loss: jax.Array, gradients: Any, batch_stats: Any) -> jax.Array:
 
 
 def _gradient(
-    model: nn.Module, loss_function: LossFunction, params: Any, batch_stats: Any, batch: Batch, key: jax.Array
+    model: nn.Module,
+    loss_function: LossFunction,
+    head: LabelsHead,
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    key: jax.Array,
 ) -> tuple[Any, Any, jax.Array, Counts]:
     """Gradients, new batch statistics, loss, and the counts of all cases of a batch together."""
 
@@ -135,7 +129,7 @@ def _gradient(
         return loss_function(logits, batch["labels"]), (logits, updated.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    return gradients, batch_stats, loss, _sum_first(count(logits, batch["labels"]))
+    return gradients, batch_stats, loss, _sum_first(head.count(logits, batch["labels"]))
 
 
 def _micro_batch(batch: Batch, number: jax.Array, accumulate: int) -> Batch:
@@ -163,11 +157,12 @@ def jit_train_step(
     loss_function: LossFunction,
     accumulate: int = 1,
     skip_nonfinite: bool = False,
+    head: LabelsHead = LABELS,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        return train_step(model, optimizer, loss_function, state, batch, key, accumulate, skip_nonfinite)
+        return train_step(model, optimizer, loss_function, state, batch, key, accumulate, skip_nonfinite, head)
 
     whole = replicated(mesh)
     return jax.jit(

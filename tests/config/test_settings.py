@@ -15,9 +15,9 @@ from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.normalization import NORMALIZATIONS
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.model.conv import METHODS
+from jaxbrats.model.losses import make_loss
 from jaxbrats.model.unet import ACTIVATIONS, NORMS
 from jaxbrats.system.errors import InputError
-from jaxbrats.train.step import make_loss
 
 
 @pytest.mark.parametrize(
