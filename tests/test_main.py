@@ -158,7 +158,7 @@ def test_another_run_is_not_overwritten(tiny_run, tiny_config, capsys, changed, 
         (["stray"], 2, "unexpected argument 'stray'"),
         (["--config.data.raw_dir=/nonexistent"], 1, "/nonexistent"),
         (["--config.data.dir=/nonexistent"], 1, "/nonexistent: is not a folder"),
-        (["--config.data.crop=(15,16,16)"], 1, "data.crop must be divisible by 2"),
+        (["--config.data.crop=(15,16,16)"], 1, "data.crop must be divisible by 2x2x2"),
         (
             ["--config.batch_size=3", "--config.mesh.data=2", "--config.data.dir=/x"],
             1,

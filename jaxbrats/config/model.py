@@ -9,6 +9,12 @@ Norm = Literal["none", "instance", "group", "batch"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
 
 
+def downsampling(depth: int) -> tuple[int, int, int]:
+    """How much smaller than the image the deepest level of a network is along X, Y and Z; sizes must be multiples."""
+    factor = 2 ** (depth - 1)
+    return factor, factor, factor
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """The network, `jaxbrats.model.unet.UNet3D`.

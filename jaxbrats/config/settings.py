@@ -17,7 +17,7 @@ from jaxbrats.config import typed
 from jaxbrats.config.checks import need
 from jaxbrats.config.data import Data
 from jaxbrats.config.loss import Loss
-from jaxbrats.config.model import Model
+from jaxbrats.config.model import Model, downsampling
 from jaxbrats.system.errors import InputError
 
 Schedule = Literal["constant", "cosine"]
@@ -108,9 +108,11 @@ class Settings:
         rule = f"data.crop must be divisible along its first axis by the {self.mesh.space} devices of mesh.space"
         need(crop[0] % self.mesh.space == 0, rule, crop)
         depth = len(self.model.features)
-        factor = 2 ** (depth - 1)
-        rule = f"data.crop must be divisible by {factor}, because {depth} levels of model.features halve it "
-        need(all(size % factor == 0 for size in crop), f"{rule}{depth - 1} times", crop)
+        factors = downsampling(depth)
+        fits = all(size % factor == 0 for size, factor in zip(crop, factors, strict=True))
+        smallest = "x".join(map(str, factors))
+        rule = f"data.crop must be divisible by {smallest}, because {depth} levels of model.features halve it "
+        need(fits, f"{rule}{depth - 1} times", crop)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy, which `from_config` reads back."""

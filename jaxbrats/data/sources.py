@@ -65,6 +65,30 @@ def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, setti
     return found + [Difference(name, "gone") for name in records if name not in there]
 
 
+def case_of(name: str, record: Mapping[str, Any], raw_dir: pathlib.Path, settings: Preprocessing) -> Case:
+    """The case of a cohort that arrays were made from, from their record alone.
+
+    Args:
+        name: The case.
+        record: The manifest's record of it.
+        raw_dir: Where the cohort is.
+        settings: What the arrays hold.
+
+    Raises:
+        InputError: its files are gone, or hold something else than the arrays were made from.
+    """
+    volumes = {
+        part: VolumeFile(raw_dir / source["path"], source.get("channel")) for part, source in record["sources"].items()
+    }
+    labels = volumes.pop("seg", None)
+    label_map = record["sources"].get("seg", {}).get("label_map", {})
+    case = Case(name, record["patient"], volumes, labels, {int(old): new for old, new in label_map.items()})
+    if not _is_same(case, settings, raw_dir, record):
+        hint = "Restore them, or preprocess into another folder and train anew"
+        raise InputError("its files hold something else than it was made from", case=name, file=raw_dir, hint=hint)
+    return case
+
+
 def _is_same(case: Case, settings: Preprocessing, raw: pathlib.Path, record: Mapping[str, Any]) -> bool:
     before = record.get("sources")
     try:

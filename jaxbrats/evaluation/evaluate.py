@@ -1,52 +1,80 @@
-"""Scores of predicted cases: from arrays to the rows of the score table."""
+"""From cases to the rows of the score table: predicted as `jaxbrats predict` does, scored as `jaxbrats score` does."""
 
-from collections.abc import Callable, Iterable, Iterator
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import nibabel as nib
-import numpy as np
 
-from jaxbrats.data.arrays import ArrayCase, identify, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
 from jaxbrats.data.labels import REGIONS
+from jaxbrats.data.raw import nifti
+from jaxbrats.data.raw.cases import Case
 from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.volumes import affine_of_array
+from jaxbrats.inference.network import Network
+from jaxbrats.inference.predict import predict_cases
+from jaxbrats.inference.predictions import write_prediction
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.system.errors import InputError
-
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class CaseScores(NamedTuple):
-    """A case that was predicted and scored.
+    """Name of a case and its rows of the score table."""
 
-    Attributes:
-        case: The case, identified.
-        labels: What was predicted, uint8 `(X, Y, Z)`, on the voxels of its array.
-        rows: Its rows of the score table.
-    """
-
-    case: ArrayCase
-    labels: np.ndarray
+    case: str
     rows: list[tables.Row]
 
 
-def score_cases(
-    cases: Iterable[ArrayCase], predict: Predict, check: Callable[[ArrayCase], None]
+def score_files(
+    cases: Sequence[Case], network: Network, folder: pathlib.Path, mode: str = "window"
 ) -> Iterator[CaseScores | InputError]:
-    """Predicts and scores each case.
+    """Predicts whole volumes and scores them on the voxels of the cases' own files, so that all tumour counts.
 
     Args:
-        cases: What to score.
-        predict: From an image `(X, Y, Z, C)` to labels `(X, Y, Z)`.
-        check: Raises where an identified case is not one to be scored.
+        cases: What to score; all have segmentations.
+        network: What predicts.
+        folder: Where the predictions are left, `CASE.nii.gz`.
+        mode: What of each volume is predicted, see `predict_cases`.
 
     Yields:
         For each case its scores, or what is wrong with it.
     """
+    predictor = Predictor([network], network.preprocessing.crop)
+    results = predict_cases(
+        cases, predictor, network.preprocessing, folder, frame=network.frame, mode=mode, head=network.head
+    )
+    for case, result in zip(cases, results, strict=True):
+        if isinstance(result, InputError):
+            yield result
+            continue
+        try:
+            truth, affine = nifti.read_labels(case.labels, case.name, case.label_map)
+            spacing = tuple(nib.affines.voxel_sizes(affine).tolist())
+            rows = tables.case_rows(case.name, metrics.score_case(result.file_labels, truth, spacing))
+        except InputError as problem:
+            yield problem
+        else:
+            yield CaseScores(case.name, rows)
+
+
+def score_arrays(
+    cases: Iterable[ArrayCase], network: Network, folder: pathlib.Path
+) -> Iterator[CaseScores | InputError]:
+    """Predicts and scores arrays, where the files they were made from are not known: tumour outside a crop is not seen.
+
+    Args:
+        cases: What to score.
+        network: What predicts.
+        folder: Where the predictions are left, `CASE.nii.gz`.
+
+    Yields:
+        For each case its scores, or what is wrong with it.
+    """
+    predictor = Predictor([network], network.preprocessing.crop)
     for case in cases:
         try:
-            case = identify(case)
-            check(case)
-            labels, truth = predict(read_image(case)), read_labels(case)
+            labels, truth = predictor.labels(read_image(case)), read_labels(case)
             spacing = tuple(nib.affines.voxel_sizes(affine_of_array(case.record)).tolist())
             rows = tables.case_rows(case.name, metrics.score_case(labels, truth, spacing))
         except InputError as problem:
@@ -55,7 +83,8 @@ def score_cases(
         except MemoryError:
             yield InputError("does not fit in memory", case=case.name, hint="Use a machine with more")
             continue
-        yield CaseScores(case, labels, rows)
+        write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
+        yield CaseScores(case.name, rows)
 
 
 def region_dice(rows: Iterable[tables.Row]) -> dict[str, dict[str, float]]:

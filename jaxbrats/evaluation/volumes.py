@@ -2,14 +2,20 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import nibabel as nib
 import numpy as np
 
 from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.labels import BRATS_2023
+from jaxbrats.data.preprocessing import CropBox, Preprocessing, preprocess_images
+from jaxbrats.data.raw import geometry, nifti
+from jaxbrats.data.raw.cases import Case, VolumeFile
+from jaxbrats.data.raw.nifti import Volume
 from jaxbrats.inference.predictions import read_prediction
+from jaxbrats.system.errors import InputError
 
 
 class Volumes(NamedTuple):
@@ -28,18 +34,31 @@ class Volumes(NamedTuple):
     affine: np.ndarray
 
 
+class ScoredCase(Protocol):
+    """A case that was scored; can be sent to a worker process."""
+
+    @property
+    def name(self) -> str:
+        """The case's."""
+
+    def read(self) -> Volumes:
+        """Reads what was scored.
+
+        Raises:
+            InputError: a file of it cannot be used.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
-class ScoredCase:
+class ScoredArrays:
     """A case that was scored on its preprocessed arrays.
 
     Attributes:
         case: Its arrays.
-        record: The manifest's record of it; None where there is no manifest.
         prediction: The segmentation that was written of it.
     """
 
     case: ArrayCase
-    record: Mapping[str, Any] | None
     prediction: pathlib.Path
 
     @property
@@ -48,14 +67,52 @@ class ScoredCase:
         return self.case.name
 
     def read(self) -> Volumes:
-        """Reads what was scored.
-
-        Raises:
-            InputError: an array or the prediction cannot be used.
-        """
+        """See `ScoredCase`."""
         image, truth = read_image(self.case), read_labels(self.case)
-        prediction = read_prediction(self.prediction, self.name, truth.shape, self.record)
-        return Volumes(image, truth, prediction, affine_of_array(self.record))
+        prediction = read_prediction(self.prediction, self.name, truth.shape, self.case.record)
+        return Volumes(image, truth, prediction, affine_of_array(self.case.record))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredFiles:
+    """A case that was scored on its own files; of these the box is read that holds brain and labels.
+
+    Attributes:
+        case: Its files.
+        preprocessing: How its image is made.
+        prediction: The segmentation that was written of it.
+    """
+
+    case: Case
+    preprocessing: Preprocessing
+    prediction: pathlib.Path
+
+    @property
+    def name(self) -> str:
+        """The case's."""
+        return self.case.name
+
+    def read(self) -> Volumes:
+        """See `ScoredCase`."""
+        truth, affine = nifti.read_labels(self.case.labels, self.name, self.case.label_map)
+        prediction, found = nifti.read_labels(VolumeFile(self.prediction), self.name, BRATS_2023)
+        if truth.shape != prediction.shape or not np.allclose(found, affine, rtol=0, atol=nifti.AFFINE_TOLERANCE):
+            raise InputError(
+                "lies on other voxels than the case's segmentation",
+                case=self.name,
+                file=self.prediction,
+                hint="Run jaxbrats evaluate again",
+            )
+
+        def box_of_all(volumes: Sequence[Volume]) -> CropBox:
+            inside = (truth > 0) | (prediction > 0)
+            for volume in volumes:
+                inside |= volume.data != 0
+            return CropBox.about(geometry.bounding_box(inside), inside.shape, (1, 1, 1))
+
+        image, box, _ = preprocess_images(self.case, self.preprocessing, choose_box=box_of_all)
+        affine = affine @ nib.affines.from_matvec(np.eye(3), np.array(box.origin))
+        return Volumes(image, truth[box.in_volume], prediction[box.in_volume], affine)
 
 
 def affine_of_array(record: Mapping[str, Any] | None) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -17,7 +16,7 @@ from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.model.heads import LABELS, LabelsHead
 from jaxbrats.system.errors import InputError
 from jaxbrats.train import checkpoints
-from jaxbrats.train.state import make_head, make_model
+from jaxbrats.train.state import make_head, make_model, smallest_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +65,7 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
     """
     workdir = pathlib.Path(workdir)
     model = make_model(settings)
-    edge = 2 ** (len(model.features) - 1)
-    channels = len(settings.data.modalities)
-    shapes = jax.eval_shape(
-        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, edge, edge, edge, channels), jnp.float32)
-    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), smallest_image(model, len(settings.data.modalities)))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

@@ -45,7 +45,7 @@ class LabelsHead:
         return np.eye(self.channels, dtype=np.float32)[BACKGROUND]
 
     def entropy(self, probabilities: np.ndarray) -> np.ndarray:
-        """Entropy of probabilities `(..., channels)` in nats: 0 where one is certain, ln(channels) where all are alike."""
+        """Entropy of probabilities `(..., channels)` in nats: 0 where one is certain, at most ln(channels)."""
         least = np.finfo(probabilities.dtype).tiny
         total = np.zeros(probabilities.shape[:-1], probabilities.dtype)
         # Channel by channel: a whole volume has several times the memory of one.

@@ -3,9 +3,9 @@
 A term is a pure function of head, logits `(B, X, Y, Z, K)`, labels `(B, X, Y, Z)` and settings; a new one is a function
 and its line in `TERMS` (and its name in `jaxbrats.config.loss`).
 
-Dice and focal loss follow the library the Keras notebook used, segmentation_models_3D (`base/functional.py`: `f_score` with beta 1 and
-`categorical_focal_loss`), which takes probabilities and one-hot masks. Here the softmax is part of the loss, so that
-nothing overflows or is clipped, and the one-hot mask exists only inside the fused program.
+Dice and focal loss follow the library the Keras notebook used, segmentation_models_3D (`base/functional.py`: `f_score`
+with beta 1 and `categorical_focal_loss`), which takes probabilities and one-hot masks. Here the softmax is part of the
+loss, so that nothing overflows or is clipped, and the one-hot mask exists only inside the fused program.
 """
 
 from collections.abc import Callable, Sequence

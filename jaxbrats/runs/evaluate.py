@@ -9,20 +9,20 @@ All of these are of one evaluation: they take the place of an earlier one's when
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from jaxbrats.data.arrays import ArrayCase, identified
+from jaxbrats.data.arrays import ArrayCase, identified, identify
 from jaxbrats.data.dataset import Dataset, fingerprint, read_dataset
 from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.raw.cases import Case
+from jaxbrats.data.sources import case_of
 from jaxbrats.evaluation import statistics, tables
-from jaxbrats.evaluation.evaluate import CaseScores, region_dice, score_cases
-from jaxbrats.evaluation.volumes import ScoredCase
+from jaxbrats.evaluation.evaluate import CaseScores, region_dice, score_arrays, score_files
+from jaxbrats.evaluation.volumes import ScoredArrays, ScoredCase, ScoredFiles
 from jaxbrats.inference.network import load_network
-from jaxbrats.inference.predictions import write_prediction
-from jaxbrats.inference.predictor import Predictor
 from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.runs.record import RunRecord, check_data, portable, read_record
 from jaxbrats.system import files
@@ -118,41 +118,29 @@ def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]
 
 def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
     network = load_network(record.workdir, record.settings, record.frame, step)
-    cases = validation_cases(record, dataset) if own else cases_not_trained_on(record, dataset)
-    if len(cases) < len(dataset.cases) and not own:
-        print(
-            f"{dataset.folder}: {len(dataset.cases) - len(cases)} cases left out, because the run was trained on them"
-        )
-    if not cases:
-        raise InputError("holds no case that the run was not trained on", file=dataset.folder)
-    trained_on = {record.cases[name][2:] for name in record.split.train}
-
-    def check(case: ArrayCase) -> None:
-        if own:
-            check_data(record, [case])
-        elif case.content[2:] in trained_on:
-            raise InputError("has the arrays of a case that the run was trained on", case=case.name, file=case.image)
-
-    predict = Predictor([network], network.preprocessing.crop).labels
+    cases, problems = _cases_to_score(record, dataset, own)
+    files_of = _raw_cases(dataset, cases, problems)
+    cases = [case for case in cases if files_of is None or case.name in files_of]
     scored: list[CaseScores] = []
-    problems: list[InputError] = []
     with files.replacing_folder(record.workdir / "predictions") as predictions:
-        results = score_cases(cases, predict, check)
+        if files_of is None:
+            print(f"{dataset.folder}: scored on the arrays, because the files they were made from are not known here")
+            results = score_arrays(cases, network, predictions)
+        else:
+            results = score_files(list(files_of.values()), network, predictions)
         for result in tqdm(results, desc="evaluating", total=len(cases), unit="case", dynamic_ncols=True):
-            if isinstance(result, InputError):
-                problems.append(result)
-                continue
-            write_prediction(predictions / f"{result.case.name}.nii.gz", result.labels, result.case.record)
-            scored.append(result._replace(labels=None))
+            (problems if isinstance(result, InputError) else scored).append(result)
         if not scored:
             raise problems[0]
+        (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
     rows = [row for result in scored for row in result.rows]
     summary = statistics.summarise(rows)
-    (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
+    names = {result.case for result in scored}
+    cases = [case for case in cases if case.name in names]
     problems += draw_overlays(
         record.workdir / "figures",
-        scored_cases(record.workdir, [result.case for result in scored]),
+        scored_cases(record, cases, files_of),
         region_dice(rows),
         record.settings.data.modalities[0],
     )
@@ -161,7 +149,8 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         {
             "step": network.step,
             "data": portable(dataset.folder, record.workdir),
-            "fingerprint": fingerprint(result.case.content for result in scored),
+            "fingerprint": fingerprint(case.content for case in cases),
+            "scored": "arrays" if files_of is None else "whole volumes",
             "cases": len(scored),
             "problems": [str(problem) for problem in problems],
             "regions": summary,
@@ -170,6 +159,74 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
     return summary, problems
 
 
-def scored_cases(workdir: pathlib.Path, cases: Sequence[ArrayCase]) -> list[ScoredCase]:
+def _cases_to_score(record: RunRecord, dataset: Dataset, own: bool) -> tuple[list[ArrayCase], list[InputError]]:
+    """The cases to score, identified, and what is wrong with others that should be.
+
+    Raises:
+        InputError: there is none.
+    """
+    candidates = validation_cases(record, dataset) if own else cases_not_trained_on(record, dataset)
+    if not own and (trained := len(dataset.cases) - len(candidates)):
+        print(f"{dataset.folder}: {trained} cases are left out, because the run was trained on them")
+    if not candidates:
+        raise InputError("holds no case that the run was not trained on", file=dataset.folder)
+    trained_on = {record.cases[name][2:] for name in record.split.train}
+    cases, problems = [], []
+    for case in candidates:
+        try:
+            case = identify(case)
+            if own:
+                check_data(record, [case])
+            elif case.content[2:] in trained_on:
+                raise InputError("is a copy of a case that the run was trained on", case=case.name, file=case.image)
+        except InputError as problem:
+            problems.append(problem)
+        else:
+            cases.append(case)
+    if not cases:
+        raise problems[0]
+    return cases, problems
+
+
+def _raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[InputError]) -> dict[str, Case] | None:
+    """The files that arrays were made from; None where they are not known. Changed ones go to `problems`."""
+    if dataset.raw_dir is None or not dataset.raw_dir.is_dir():
+        return None
+    found = {}
+    for case in cases:
+        try:
+            found[case.name] = case_of(case.name, case.record, dataset.raw_dir, dataset.preprocessing)
+        except InputError as problem:
+            problems.append(problem)
+    return found
+
+
+def scored_cases(
+    record: RunRecord, cases: Sequence[ArrayCase], files_of: Mapping[str, Case] | None
+) -> list[ScoredCase]:
     """The cases together with the predictions that the evaluation left."""
-    return [ScoredCase(case, case.record, workdir / "predictions" / f"{case.name}.nii.gz") for case in cases]
+    folder = record.workdir / "predictions"
+    if files_of is None:
+        return [ScoredArrays(case, folder / f"{case.name}.nii.gz") for case in cases]
+    preprocessing = Preprocessing.of(record.settings.data)
+    return [
+        ScoredFiles(files_of[case.name], preprocessing, folder / f"{case.name}.nii.gz")
+        for case in cases
+        if case.name in files_of
+    ]
+
+
+def scored_by(record: RunRecord) -> tuple[list[ScoredCase], list[InputError]]:
+    """The cases of the run's last evaluation, to be read again, and those whose files have changed since.
+
+    Raises:
+        InputError: the arrays that were scored are gone, or the evaluation's files are damaged.
+    """
+    table, summary = record.workdir / "evaluation" / "cases.csv", read_summary(record.workdir)
+    if not table.exists() or not summary:
+        return [], []
+    dataset = read_dataset(record.workdir / summary.get("data", record.data_dir))
+    cases = dataset.select(dict.fromkeys(str(row["case"]) for row in tables.read_csv(table)))
+    problems: list[InputError] = []
+    files_of = _raw_cases(dataset, cases, problems) if summary.get("scored") == "whole volumes" else None
+    return scored_cases(record, cases, files_of), problems

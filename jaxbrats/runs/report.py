@@ -2,11 +2,8 @@
 
 import pathlib
 
-from jaxbrats.data.dataset import read_dataset
-from jaxbrats.evaluation import tables
-from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.report.pages.write import write_report
-from jaxbrats.runs.evaluate import read_summary, scored_cases
+from jaxbrats.runs.evaluate import scored_by
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
@@ -30,10 +27,6 @@ def report_run(workdir: str | pathlib.Path, workers: int | None = None) -> tuple
     record = read_record(workdir)
     # An evaluation at work would change what the pages are made from.
     with locked(record.workdir, "evaluate", "an evaluation"):
-        table, summary = record.workdir / "evaluation" / "cases.csv", read_summary(record.workdir)
-        cases: list[ScoredCase] = []
-        if table.exists() and summary:
-            dataset = read_dataset(record.workdir / summary.get("data", record.data_dir))
-            names = dict.fromkeys(str(row["case"]) for row in tables.read_csv(table))
-            cases = scored_cases(record.workdir, dataset.select(names))
-        return write_report(record.workdir, record.content, cases, workers)
+        cases, problems = scored_by(record)
+        path, unshown = write_report(record.workdir, record.content, cases, workers)
+        return path, [*problems, *unshown]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxbrats.config.model import downsampling
 from jaxbrats.config.settings import Settings
 from jaxbrats.model.heads import LABELS, LabelsHead
 from jaxbrats.model.unet import UNet3D
@@ -66,15 +67,18 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: 
         seed: Of the parameters.
         channels: Input channels.
     """
-    # Parameters do not depend on the volume's size, so the smallest one that can be halved often enough will do.
-    edge = 2 ** (len(model.features) - 1)
 
     @jax.jit
     def init(key: jax.Array) -> TrainState:
         # No convolution is left in the compiled program, whichever it is: the plain one is the quickest to trace.
-        variables = model.clone(conv="direct").init(key, jnp.zeros((1, edge, edge, edge, channels), jnp.float32))
+        variables = model.clone(conv="direct").init(key, smallest_image(model, channels))
         params = variables["params"]
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, variables.get("batch_stats", {}), optimizer.init(params), zero)
 
     return init(jax.random.key(seed))
+
+
+def smallest_image(model: UNet3D, channels: int) -> jax.Array:
+    """Zeros `(1, X, Y, Z, channels)`: parameters do not depend on the volume's size, so the smallest one will do."""
+    return jnp.zeros((1, *downsampling(len(model.features)), channels), jnp.float32)

@@ -16,7 +16,7 @@ from jaxbrats.data.normalization import NORMALIZATIONS
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.model.conv import METHODS
 from jaxbrats.model.losses import make_loss
-from jaxbrats.model.unet import ACTIVATIONS, NORMS
+from jaxbrats.model.blocks import ACTIVATIONS, NORMS
 from jaxbrats.system.errors import InputError
 
 
@@ -97,7 +97,7 @@ def test_values_that_pass_for_others():
         ({"learning_rate": "1e-4"}, "config.learning_rate must be of type float; it is '1e-4'"),
         ({"model": {"features": (4, "x")}}, r"config.model.features must be values, each of type int; it is \(4, 'x'"),
         ({"batch_size": 0}, "batch_size must be at least 1; it is 0"),
-        ({"data": {"crop": (100, 128, 128)}}, r"data.crop must be divisible by 16, because 5 levels"),
+        ({"data": {"crop": (100, 128, 128)}}, r"data.crop must be divisible by 16x16x16, because 5 levels"),
         ({"data": {"crop": (128, 128)}}, r"data.crop must be 3 values, each of type int; it is \(128, 128\)"),
         ({"data": {"crop": "128,128,128"}}, "data.crop must be 3 values, each of type int; it is '128,128,128'"),
         ({"data": {"crop": (0, 128, 128)}}, "data.crop needs three sizes of 1 or more"),

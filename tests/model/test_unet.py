@@ -106,7 +106,7 @@ def test_batch_norm_moves_its_statistics_in_training():
 
 def test_settings_that_cannot_work_are_refused():
     x = jnp.zeros((1, 6, 8, 8, 1))
-    with pytest.raises(ValueError, match="divisible by 4"):
+    with pytest.raises(ValueError, match="divisible by \\(4, 4, 4\\)"):
         UNet3D(features=(2, 2, 2)).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="2 dropout rates are needed"):
         UNet3D(features=(2, 2), dropout=(0.1,)).init(jax.random.key(0), x)
