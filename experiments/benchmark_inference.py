@@ -78,7 +78,8 @@ def random_network(window: tuple[int, int, int] = (128, 128, 128), **changes: An
     edge = 2 ** (len(model.features) - 1)
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, edge, edge, edge, len(MODALITIES)), np.float32))
     settings = Preprocessing(MODALITIES, window)
-    return Network(pathlib.Path("random weights"), 0, settings, model, jax.tree.map(np.asarray, variables))
+    variables = jax.tree.map(np.asarray, variables)
+    return Network(pathlib.Path("random weights"), 0, settings, model, variables, settings.crop)
 
 
 def trained_network(workdir: pathlib.Path) -> Network:
@@ -91,7 +92,7 @@ def segment_with_jaxbrats(job: Job, out: pathlib.Path) -> float:
     """Segments the case into `out`; returns the seconds that the windows took."""
     use_compiled_convolution()
     spent = []
-    predict = Predictor([job.network], job.network.preprocessing.crop, OVERLAP)
+    predict = Predictor([job.network], job.network.window, OVERLAP)
 
     def timed(image: np.ndarray) -> np.ndarray:
         start = time.perf_counter()

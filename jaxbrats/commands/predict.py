@@ -5,7 +5,8 @@
 
 The input is one case's folder or a cohort in any form that `jaxbrats preprocess` takes; segmentations are not needed.
 Each case is prepared as the run's own were: normalised, turned to their orientation and resampled to their spacing
-where it has another. Windows of the size of the run's crop go over the brain, and their predictions are blended.
+where it has another. Windows of the size that the run was trained on go over the brain, and their predictions are
+blended.
 
 Writes OUTPUT/CASE.nii.gz on the voxels of the case's own files, OUTPUT/CASE.png to look at, and what made them into
 OUTPUT/predictions.json. The same command again predicts only what is missing or whose files have changed; other runs or
@@ -101,7 +102,7 @@ def main() -> int:
     folder = pathlib.Path(_OUTPUT.value)
     problems: list[InputError] = list(cohort.problems)
     without_picture: list[InputError] = []
-    predictor = Predictor(networks, settings.crop, _OVERLAP.value, _BATCH.value, _MIRROR.value)
+    predictor = Predictor(networks, networks[0].window, _OVERLAP.value, _BATCH.value, _MIRROR.value)
     made = made_by(networks, options)
     with open_output(folder, made, cohort.cases, lambda case: [*output_names(case, maps), f"{case}.png"]) as output:
         if output.already:

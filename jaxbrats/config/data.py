@@ -23,6 +23,9 @@ class Data:
         normalization: minmax maps each whole volume to [0, 1]; zscore gives brain voxels (not zero) mean 0 and standard
             deviation 1.
         min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
+        patch: Size (X, Y, Z) in voxels of what a step sees of each array, and of the windows that predict; none for the
+            whole array.
+        foreground: Share of the patches that are centred on tumour, its classes taking turns.
         spacing: Size (X, Y, Z) in mm of the arrays' voxels; none for that of most cases. Others are resampled.
         split: File that names the cases of each side, {"train": [...], "val": [...]}, or the config.json of a run whose
             split to take; empty for the arrays' own or a new one.
@@ -42,6 +45,8 @@ class Data:
     modalities: tuple[Modality, ...] = ("t2f", "t1c", "t2w")
     crop: tuple[int, int, int] = (128, 128, 128)
     normalization: Normalization = "minmax"
+    patch: tuple[int, int, int] | None = None
+    foreground: float = 0.33
     min_tumour: float = 0.01
     spacing: tuple[float, float, float] | None = None
     split: str = ""
@@ -59,6 +64,10 @@ class Data:
         need(distinct, "data.modalities needs at least one modality and none twice", self.modalities)
         need(min(self.crop) >= 1, "data.crop needs three sizes of 1 or more", self.crop)
         need(0 <= self.min_tumour <= 1, "data.min_tumour lies between 0 and 1", self.min_tumour)
+        patch = self.patch
+        fits = patch is None or all(1 <= size <= whole for size, whole in zip(patch, self.crop, strict=True))
+        need(fits, f"data.patch needs three sizes from 1 to those of data.crop, {self.crop}", patch)
+        need(0 <= self.foreground <= 1, "data.foreground lies between 0 and 1", self.foreground)
         spacing = self.spacing
         need(spacing is None or min(spacing) > 0, "data.spacing needs three sizes in mm above 0", spacing)
         fraction = self.val_fraction
@@ -72,3 +81,8 @@ class Data:
         drawn = self.fold is not None or fraction is not None or self.split_seed is not None
         need(not (self.split and drawn), "data.split goes with no val_fraction, split_seed or fold", self.split)
         need(self.workers >= 0, "data.workers must be 0 or more", self.workers)
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """Size (X, Y, Z) in voxels of what the network is given at once: the patch, or the whole array."""
+        return self.patch or self.crop

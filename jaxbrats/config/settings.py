@@ -101,18 +101,21 @@ class Settings:
         self._check_between_groups()
 
     def _check_between_groups(self) -> None:
-        batch, parts, devices, crop = self.batch_size, self.accumulate, self.mesh.data, self.data.crop
+        batch, parts, devices = self.batch_size, self.accumulate, self.mesh.data
         need(batch % parts == 0, f"batch_size must be divisible by config.accumulate, which is {parts}", batch)
         rule = f"batch_size must be a multiple of the {devices} devices of mesh.data"
         need(batch % max(devices, 1) == 0, rule, batch)
-        rule = f"data.crop must be divisible along its first axis by the {self.mesh.space} devices of mesh.space"
-        need(crop[0] % self.mesh.space == 0, rule, crop)
         depth = len(self.model.features)
         factors = downsampling(depth)
-        fits = all(size % factor == 0 for size, factor in zip(crop, factors, strict=True))
         smallest = "x".join(map(str, factors))
-        rule = f"data.crop must be divisible by {smallest}, because {depth} levels of model.features halve it "
-        need(fits, f"{rule}{depth - 1} times", crop)
+        # Patches are trained on; validation sees the whole array.
+        for name in ("crop", "patch") if self.data.patch else ("crop",):
+            size = getattr(self.data, name)
+            rule = f"data.{name} must be divisible along its first axis by the {self.mesh.space} devices of mesh.space"
+            need(size[0] % self.mesh.space == 0, rule, size)
+            fits = all(length % factor == 0 for length, factor in zip(size, factors, strict=True))
+            rule = f"data.{name} must be divisible by {smallest}, because {depth} levels of model.features halve it "
+            need(fits, f"{rule}{depth - 1} times", size)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy, which `from_config` reads back."""

@@ -169,14 +169,25 @@ def read_image(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
     array = npy.read(case.image, case.name, check_image, out)
     with np.errstate(over="ignore"):
         image = _fill(np.asarray(array, np.float32, order="C"), out, case.name, case.image)
-    # NaN and infinity survive a sum, cheaper than a test of each voxel; a sum can also overflow, hence the second look.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(image.sum())
-    if suspicious and not (finite := np.isfinite(image)).all():
-        first = tuple(int(place) for place in np.unravel_index(np.argmin(finite), finite.shape))
-        problem = f"holds {np.count_nonzero(~finite)} values that are NaN, infinite or beyond float32, first at {first}"
-        raise InputError(problem, case=case.name, file=case.image, hint=npy.WRITE_AGAIN)
+    _check_finite(image, case)
     return image
+
+
+def read_patch(case: ArrayCase, start: Sequence[int], out: np.ndarray) -> None:
+    """Reads a box of the image of a case.
+
+    Args:
+        case: Which.
+        start: The box's first voxel.
+        out: float32 (X, Y, Z, C) of the box's size, to read into.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    _check_unchanged(case, case.image, 0)
+    with np.errstate(over="ignore"):
+        npy.read_box(case.image, case.name, check_image, start, out)
+    _check_finite(out, case)
 
 
 def read_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
@@ -202,6 +213,16 @@ def read_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
         problem = f"expected {wanted}, found values from {array.min()} to {array.max()}"
         raise InputError(problem, case=case.name, file=case.mask, hint=npy.WRITE_AGAIN)
     return _fill(labels, out, case.name, case.mask)
+
+
+def _check_finite(image: np.ndarray, case: ArrayCase) -> None:
+    # NaN and infinity survive a sum, cheaper than a test of each voxel; a sum can also overflow, hence the second look.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(image.sum())
+    if suspicious and not (finite := np.isfinite(image)).all():
+        first = tuple(int(place) for place in np.unravel_index(np.argmin(finite), finite.shape))
+        problem = f"holds {np.count_nonzero(~finite)} values that are NaN, infinite or beyond float32, first at {first}"
+        raise InputError(problem, case=case.name, file=case.image, hint=npy.WRITE_AGAIN)
 
 
 def _from_one_hot(array: np.ndarray) -> np.ndarray | None:

@@ -22,8 +22,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, read_image, read_labels, read_patch
 from jaxbrats.data.dataset import array_shape, fingerprint
+from jaxbrats.data.patches import Size, box_of, patch_start
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.processes import end_with_parent
 
@@ -37,6 +38,8 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
+    patch: Size | None = None,
+    foreground: float = 0.0,
     start_batch: int = 0,
     workers: int = 0,
     process_index: int = 0,
@@ -48,7 +51,9 @@ def training_batches(
     Args:
         cases: What to train on.
         batch_size: Cases in a batch, over all processes.
-        seed: Of the order, not negative.
+        seed: Random seed of the order and of the patches, not negative.
+        patch: Size (X, Y, Z) of what is read of each array; None for the whole.
+        foreground: Probability that a patch is centred on tumour, see `patches.patch_start`.
         start_batch: Number of the first batch to yield; nothing is read of those before.
         workers: Processes that read; 0 reads by threads of this one. Threads are several times faster: reading files
             holds no interpreter lock, and what processes hand over lies in shared memory that is new each time.
@@ -67,7 +72,9 @@ def training_batches(
     if seed < 0:
         raise InputError(f"expected a seed of 0 or more, found {seed}")
     rows = _rows(batch_size, process_index, process_count)
-    stream = _Stream(tuple(cases), array_shape(cases), batch_size, rows, seed, shared=workers > 0)
+    shape = array_shape(cases)
+    size = (*(patch or shape[:3]), shape[3])
+    stream = _Stream(tuple(cases), shape, size, batch_size, rows, seed, foreground, shared=workers > 0)
     return BatchIterator(stream, start_batch, workers, prefetch)
 
 
@@ -86,7 +93,8 @@ def validation_batches(
     again, for which it is False.
     """
     rows = _rows(batch_size, process_index, process_count)
-    stream = _Stream(tuple(cases), array_shape(cases), batch_size, rows, seed=None, shared=workers > 0)
+    shape = array_shape(cases)
+    stream = _Stream(tuple(cases), shape, shape, batch_size, rows, seed=None, foreground=0.0, shared=workers > 0)
     return BatchIterator(stream, 0, workers, prefetch)
 
 
@@ -165,18 +173,22 @@ class _Stream:
 
     Attributes:
         cases: All cases.
-        shape: (X, Y, Z, C) of each.
+        shape: (X, Y, Z, C) of each array.
+        size: (X, Y, Z, C) of what is read of it.
         batch_size: Rows of a whole batch.
         rows: Those that this process reads.
-        seed: Of the order; None is in order, and once.
+        seed: Random seed of order and patches; None is in order, and once.
+        foreground: Probability that a patch is centred on tumour.
         shared: Whether to put batches in shared memory, from which another process takes them without a copy.
     """
 
     cases: tuple[ArrayCase, ...]
     shape: tuple[int, int, int, int]
+    size: tuple[int, int, int, int]
     batch_size: int
     rows: range
     seed: int | None
+    foreground: float
     shared: bool
 
     def __len__(self) -> int:
@@ -185,12 +197,12 @@ class _Stream:
     def __getitem__(self, number: int) -> Batch:
         index = self._index(number)
         allocate = grain.multiprocessing.SharedMemoryArray if self.shared else np.empty
-        image = allocate((len(index), *self.shape), np.float32)
+        image = allocate((len(index), *self.size), np.float32)
         labels = allocate(image.shape[:-1], np.uint8)
         try:
             for row, case in enumerate(index):
-                read_image(self.cases[case], image[row])
-                read_labels(self.cases[case], labels[row])
+                record = int(self._positions(number)[row])
+                self._read(self.cases[case], record, image[row], labels[row])
         except Exception as error:
             if self.shared:
                 image.unlink_on_del()
@@ -201,10 +213,20 @@ class _Stream:
         batch = {"image": image, "labels": labels, "index": index}
         return batch if self.seed is not None else batch | {"valid": self._positions(number) < len(self.cases)}
 
+    def _read(self, case: ArrayCase, record: int, image: np.ndarray, labels: np.ndarray) -> None:
+        if self.size == self.shape:
+            read_image(case, image)
+            read_labels(case, labels)
+            return
+        whole = read_labels(case)
+        start = patch_start(whole, self.size[:3], self.foreground, self.seed, record)
+        read_patch(case, start, image)
+        labels[...] = whole[box_of(start, labels.shape)]
+
     @property
     def nbytes(self) -> int:
         """Bytes of the images and labels of a batch."""
-        return len(self.rows) * math.prod(self.shape[:3]) * (4 * self.shape[3] + 1)
+        return len(self.rows) * math.prod(self.size[:3]) * (4 * self.size[3] + 1)
 
     def names(self, number: int) -> str:
         """Names of the cases of a batch."""

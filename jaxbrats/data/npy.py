@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -112,6 +112,32 @@ def read(path: pathlib.Path, case: str, check: Check, out: np.ndarray | None = N
     if left:
         raise InputError("was shortened while it was read", case=case, file=path, hint=WRITE_AGAIN)
     return out
+
+
+def read_box(path: pathlib.Path, case: str, check: Check, start: Sequence[int], out: np.ndarray) -> None:
+    """Reads a box of an array, touching no more of the file than that.
+
+    Args:
+        path: The file.
+        case: Name of its case, for errors.
+        check: Refuses headers of the wrong kind.
+        start: First element of the box, along the first axes.
+        out: The array to read into, whose shape is the box's.
+
+    Raises:
+        InputError: as `read_header`, or the box does not lie inside the array.
+    """
+    try:
+        with open(path, "rb", buffering=0, opener=_open) as file:
+            header = _parse(file, path, case, check)
+            box = tuple(slice(first, first + size) for first, size in zip(start, out.shape, strict=False))
+            if any(side.stop > size for side, size in zip(box, header.shape, strict=False)):
+                problem = f"has shape {header.shape}, expected {out.shape} from {tuple(start)} on"
+                raise InputError(problem, case=case, file=path, hint=WRITE_AGAIN)
+            order = "F" if header.fortran else "C"
+            out[...] = np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)[box]
+    except OSError as error:
+        raise _unreadable(error, path, case) from error
 
 
 def _open(path: str, flags: int) -> int:

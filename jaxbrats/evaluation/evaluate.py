@@ -40,7 +40,7 @@ def score_files(
     Yields:
         For each case its scores, or what is wrong with it.
     """
-    predictor = Predictor([network], network.preprocessing.crop)
+    predictor = Predictor([network], network.window)
     results = predict_cases(
         cases, predictor, network.preprocessing, folder, frame=network.frame, mode=mode, head=network.head
     )
@@ -71,7 +71,7 @@ def score_arrays(
     Yields:
         For each case its scores, or what is wrong with it.
     """
-    predictor = Predictor([network], network.preprocessing.crop)
+    predictor = Predictor([network], network.window)
     for case in cases:
         try:
             labels, truth = predictor.labels(read_image(case)), read_labels(case)

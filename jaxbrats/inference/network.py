@@ -29,6 +29,7 @@ class Network:
         preprocessing: How the images it was trained on were made, and new ones must be.
         model: The U-Net.
         variables: Parameters and batch statistics.
+        window: Size (X, Y, Z) in voxels of what it was trained on, and is given at once.
         frame: Orientation and spacing of the cases it was trained on; None where they are not known.
         head: What the model's output means.
     """
@@ -38,6 +39,7 @@ class Network:
     preprocessing: Preprocessing
     model: nn.Module
     variables: Any
+    window: tuple[int, int, int]
     frame: Frame | None = None
     head: LabelsHead = LABELS
 
@@ -72,7 +74,9 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
         {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
     )
     number, variables = checkpoints.load_variables(workdir, step, like)
-    return Network(workdir, number, Preprocessing.of(settings.data), model, variables, frame, make_head())
+    return Network(
+        workdir, number, Preprocessing.of(settings.data), model, variables, settings.data.window, frame, make_head()
+    )
 
 
 def load_ensemble(

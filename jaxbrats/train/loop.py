@@ -15,7 +15,6 @@ import numpy as np
 
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase
-from jaxbrats.data.dataset import array_shape
 from jaxbrats.data.loader import Batch, BatchIterator, loader_state, training_batches
 from jaxbrats.model.losses import make_loss
 from jaxbrats.system import distributed
@@ -92,7 +91,8 @@ def train(
             print(f"going on after step {start} of {plan.total_steps}", flush=True)
 
         key = replicate(mesh, jax.random.key(settings.seed))
-        train_step = _compiled_step(settings, plan, mesh, state, array_shape(cases), key)
+        shape = (*settings.data.window, len(settings.data.modalities))
+        train_step = _compiled_step(settings, plan, mesh, state, shape, key)
         stopped_by = distributed.StopConsensus(mesh)
         progress = _progress(settings, plan, cases, workdir, start)
         with progress, _batches(settings, cases, mesh, start) as data:
@@ -166,6 +166,8 @@ def _batches(settings: Settings, cases: Sequence[ArrayCase], mesh: jax.sharding.
         cases,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        patch=settings.data.patch,
+        foreground=settings.data.foreground,
         start_batch=start,
         workers=settings.data.workers,
         process_index=rows.index,

@@ -1,0 +1,96 @@
+"""`evaluate` gives what `predict` and `score` give: whole volumes on the files' own voxels, where the files are known."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from jaxbrats import commands
+from jaxbrats.data.labels import SCORED
+from jaxbrats.evaluation.tables import read_csv
+from jaxbrats.runs.evaluate import evaluate_run, scored_by
+from jaxbrats.runs.record import read_record
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    """A copy of the run, to write to; its data is where it was."""
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("data", "evaluation"))
+    (tmp_path / "run" / "data").symlink_to(tiny_run / "data")
+    return tmp_path / "run"
+
+
+def rows_of(run):
+    return {(row["case"], row["region"]): row for row in read_csv(run / "evaluation" / "cases.csv")}
+
+
+def test_tumour_outside_the_crop_counts(run, tiny_cohort):
+    evaluate_run(run)
+    rows = rows_of(run)
+    manifest = json.loads((run / "data" / "manifest.json").read_text())
+    assert json.loads((run / "evaluation" / "summary.json").read_text())["scored"] == "whole volumes"
+    outside = 0
+    for case, record in manifest["cases"].items():
+        truth = np.asarray(nib.load(tiny_cohort / case / f"{case}-seg.nii.gz").dataobj)
+        voxel = np.prod(nib.load(tiny_cohort / case / f"{case}-seg.nii.gz").header.get_zooms())
+        for region, labels in SCORED.items() if (case, "WT") in rows else ():
+            assert rows[case, region]["volume_ref_mm3"] == pytest.approx(np.isin(truth, labels).sum() * voxel)
+        assert (truth > 0).sum() == sum(record["label_voxels"][1:]) + sum(record["label_voxels_outside"])
+        outside += sum(record["label_voxels_outside"])
+    assert outside > 0
+
+
+def test_the_same_as_predict_and_score(run, tiny_cohort, tmp_path):
+    evaluate_run(run)
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for case in read_record(run).split.val:
+        shutil.copytree(tiny_cohort / case, raw / case)
+    assert commands.run(["predict", f"--workdir={run}", f"--input={raw}", f"--output={out}"]) == 0
+    assert commands.run(["score", f"--pred={out}", f"--ref={raw}", f"--out={tmp_path / 'scores.csv'}"]) == 0
+    assert {(row["case"], row["region"]): row for row in read_csv(tmp_path / "scores.csv")} == rows_of(run)
+    for case in read_record(run).split.val:
+        mine, predicted = (nib.load(folder / f"{case}.nii.gz") for folder in (run / "predictions", out))
+        np.testing.assert_array_equal(np.asarray(mine.dataobj), np.asarray(predicted.dataobj))
+
+
+def test_what_was_scored_is_read_again(run, tiny_cohort):
+    evaluate_run(run)
+    cases, problems = scored_by(read_record(run))
+    assert problems == [] and [case.name for case in cases] == list(read_record(run).split.val)
+    volumes = cases[0].read()
+    truth = np.asarray(nib.load(tiny_cohort / cases[0].name / f"{cases[0].name}-seg.nii.gz").dataobj)
+    assert (volumes.truth > 0).sum() == (truth > 0).sum()
+    assert volumes.image.shape == (*volumes.truth.shape, 2) == (*volumes.prediction.shape, 2)
+
+
+def test_without_the_files_the_arrays_are_scored_and_it_is_said(run, tiny_run, capsys):
+    (run / "data").unlink()
+    shutil.copytree(tiny_run / "data", run / "data")  # elsewhere the cohort is not beside it
+    manifest = json.loads((run / "data" / "manifest.json").read_text())
+    (run / "data" / "manifest.json").write_text(json.dumps(manifest | {"raw": "nowhere"}))
+    evaluate_run(run)
+    assert "scored on the arrays" in capsys.readouterr().out
+    assert json.loads((run / "evaluation" / "summary.json").read_text())["scored"] == "arrays"
+    case = read_record(run).split.val[0]
+    inside = sum(manifest["cases"][case]["label_voxels"][1:])
+    voxel = abs(np.linalg.det(np.array(manifest["cases"][case]["affine"])[:3, :3]))
+    assert rows_of(run)[case, "WT"]["volume_ref_mm3"] == pytest.approx(inside * voxel)
+
+
+def test_a_case_whose_files_changed_is_named_and_the_others_go_on(run, tiny_cohort, tiny_run, tmp_path):
+    raw = tmp_path / "raw"
+    shutil.copytree(tiny_cohort, raw)
+    (run / "data").unlink()
+    shutil.copytree(tiny_run / "data", run / "data")
+    manifest = json.loads((run / "data" / "manifest.json").read_text())
+    (run / "data" / "manifest.json").write_text(json.dumps(manifest | {"raw": str(raw)}))
+    first, *others = read_record(run).split.val
+    path = raw / first / f"{first}-seg.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
+    _, problems = evaluate_run(run)
+    assert [problem.case for problem in problems] == [first]
+    assert "hold something else than it was made from" in str(problems[0])
+    assert {case for case, _ in rows_of(run)} == set(others)
