@@ -14,9 +14,9 @@ from jaxbrats.config import settings as root
 from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.normalization import NORMALIZATIONS
 from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.model.blocks import ACTIVATIONS, NORMS
 from jaxbrats.model.conv import METHODS
 from jaxbrats.model.losses import make_loss
-from jaxbrats.model.blocks import ACTIVATIONS, NORMS
 from jaxbrats.system.errors import InputError
 
 

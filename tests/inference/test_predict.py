@@ -3,6 +3,7 @@ import functools
 import nibabel as nib
 import numpy as np
 import pytest
+from jaxbrats.inference.decoding import entropy
 from scipy import ndimage
 
 from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR
@@ -11,7 +12,6 @@ from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.inference import patient as module
 from jaxbrats.inference import predict as prediction
-from jaxbrats.inference.decoding import entropy
 from jaxbrats.inference.postprocess import Postprocessing
 from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities

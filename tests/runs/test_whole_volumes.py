@@ -1,4 +1,4 @@
-"""`evaluate` gives what `predict` and `score` give: whole volumes on the files' own voxels, where the files are known."""
+"""`evaluate` gives what `predict` and `score` give: whole volumes on the voxels of the files, where these are known."""
 
 import json
 import shutil
