@@ -197,7 +197,7 @@ def _tell(record: RunRecord, settings: Settings, dataset: Dataset, step: int) ->
     """Notes that training goes on now, and says what may make its numbers differ from an uninterrupted run's."""
     if not distributed.is_first():
         return
-    if step and (unlike := records.unlike_last_start(record)):
+    if step and (unlike := records.unlike_last_start(record, settings)):
         print(f"not bit for bit as if uninterrupted: {'; '.join(unlike)}", file=sys.stderr)
     records.add_start(record, settings, dataset, step)
 

@@ -11,22 +11,30 @@ from typing import Any
 import jax
 
 import jaxbrats
-from jaxbrats.system.processes import available_cpus
+from jaxbrats.model.conv import describe
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "nibabel")
 _SOURCE = pathlib.Path(jaxbrats.__file__).parent
 
 
-def provenance() -> dict[str, Any]:
-    """JSON-able: `code` (version, commit, checksum), `versions` of the libraries, and `machine` (devices, threads)."""
+def provenance(conv: str) -> dict[str, Any]:
+    """What this process computes with, JSON-able.
+
+    Args:
+        conv: The run's method of convolution.
+
+    Returns:
+        `code` (version, commit, checksum), `versions` of the libraries, and `machine`: devices, processes, and the
+        algorithm and threads of the convolution, on which the last digits of the results depend.
+    """
     return {
         "code": dict(code()),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
         "machine": {
             "devices": [device.device_kind for device in jax.devices()],
-            "threads": available_cpus(),
             "processes": jax.process_count(),
+            **describe(conv),
         },
     }
 

@@ -136,7 +136,7 @@ def begin_record(
                 for case in cases
             },
         },
-        **provenance(),
+        **provenance(settings.conv),
     }
     write_json(workdir / _RECORD, content)
     return read_record(workdir)
@@ -208,14 +208,14 @@ def add_start(record: RunRecord, settings: Settings, dataset: Dataset, step: int
         "step": step,
         "data": {"dir": portable(dataset.folder, record.workdir)},
         "settings": {name: now for name, (_, now) in changes(record, settings).items()},
-        **provenance(),
+        **provenance(settings.conv),
     }
     write_text(record.workdir / _STARTS, "".join(f"{json.dumps(one)}\n" for one in [*_starts(record.workdir), start]))
 
 
-def unlike_last_start(record: RunRecord) -> list[str]:
+def unlike_last_start(record: RunRecord, settings: Settings) -> list[str]:
     """In words, what differs between this start and the last in ways that change the last digits of its numbers."""
-    last, now = (_starts(record.workdir) or [record.content])[-1], provenance()
+    last, now = (_starts(record.workdir) or [record.content])[-1], provenance(settings.conv)
     unlike = []
     if last["code"].get("sha256") != now["code"]["sha256"]:
         unlike.append(f"jaxbrats {now['code']['version']} with other code than before ({_commits(last, now)})")
@@ -239,7 +239,7 @@ def _starts(workdir: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             start = json.loads(line)
-            if isinstance(start, dict) and all(isinstance(start.get(name), dict) for name in (*provenance(), "data")):
+            if isinstance(start, dict) and all(isinstance(start.get(name), dict) for name in ("data", "settings", "code", "versions", "machine")):
                 starts.append(start)
     return starts
 
