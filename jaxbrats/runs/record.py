@@ -239,7 +239,8 @@ def _starts(workdir: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             start = json.loads(line)
-            if isinstance(start, dict) and all(isinstance(start.get(name), dict) for name in ("data", "settings", "code", "versions", "machine")):
+            parts = ("data", "settings", "code", "versions", "machine")
+            if isinstance(start, dict) and all(isinstance(start.get(part), dict) for part in parts):
                 starts.append(start)
     return starts
 
