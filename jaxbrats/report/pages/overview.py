@@ -185,10 +185,13 @@ def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     groups = {"Training": {name: value for name, value in settings.items() if not isinstance(value, Mapping)}}
     groups |= {name.capitalize(): value for name, value in settings.items() if isinstance(value, Mapping)}
     data = config.get("data", {})
-    arrays = {name: value for name, value in data.items() if name not in _LISTS}
+    # Of each case the record holds more than anybody wants to read here.
+    arrays = {name: value for name, value in data.items() if name not in (*_LISTS, "cases")}
     arrays |= {f"{name} cases": len(data[name]) for name in _LISTS if name in data}
-    made_with = {"commit": config.get("commit") or "unknown", "devices": config.get("devices", [])}
-    groups |= {"Arrays": arrays, "Made with": made_with | config.get("versions", {})}
+    code = config.get("code", {})
+    commit = (code.get("commit") or "not in a repository") + (", modified" if code.get("modified") else "")
+    made_with = {"jaxbrats": code.get("version"), "commit": commit, "source": code.get("sha256", "")[:16]}
+    groups |= {"Arrays": arrays, "Made with": made_with | config.get("machine", {}) | config.get("versions", {})}
     return {title: {name: _text(value) for name, value in group.items()} for title, group in groups.items() if group}
 
 
@@ -199,4 +202,6 @@ def _text(value: Any) -> str:
         return ", ".join(map(_text, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"
