@@ -2,29 +2,32 @@
 
     python experiments/evaluate_checkpoint.py --checkpoints=runs/a,runs/b:latest,runs/b:1200 --data=data --out=table
 
-Each checkpoint is RUN (its best) or RUN:STEP with STEP best, latest or a number. The validation cases of the folder's
-split are scored, or all of its cases where it has none. Writes OUT.csv (a row for each checkpoint, case and region) and
-OUT.md (the table).
+Each checkpoint is RUN (its best) or RUN:STEP with STEP best, latest or a number. The same cases are scored of each: all
+of the folder but those of patients, or with arrays, that one of the runs was trained on. Writes OUT.csv (a row for each
+checkpoint, case and region) and OUT.md (the table).
 """
 
 import csv
 import io
-import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 from tqdm import tqdm
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import prepare_jax
+from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.dataset import Dataset
 from jaxbrats.data.labels import REGIONS, SCORED
+from jaxbrats.evaluation.evaluate import score_cases
 from jaxbrats.evaluation.statistics import summarise
 from jaxbrats.evaluation.tables import Row
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.predictor import Predictor
-from jaxbrats.runs.evaluate import case_records, score_cases, validation_cases
-from jaxbrats.runs.record import read_record
-from jaxbrats.system.errors import printable
+from jaxbrats.runs.evaluate import cases_not_trained_on, dataset_to_score
+from jaxbrats.runs.record import RunRecord, read_record
+from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import write_text
 
 FLAGS = flags.FlagValues()
@@ -38,18 +41,28 @@ _OUT = flags.DEFINE_string("out", None, "Where to write OUT.csv and OUT.md.", fl
 def main() -> int:
     """Scores and prints; 1 if a case could not be read."""
     prepare_jax()
-    data_dir = pathlib.Path(_DATA.value)
-    cases = validation_cases(data_dir)
+    checkpoints = [(workdir, step or "best") for workdir, _, step in (one.partition(":") for one in _CHECKPOINTS.value)]
+    records = [read_record(workdir) for workdir, _ in checkpoints]
+    datasets = [dataset_to_score(record, _DATA.value) for record in records]
+    cases = unseen_cases(records, datasets[0])
+    trained_on = {record.cases[name][2:] for record in records for name in record.split.train}
+
+    def check(case: ArrayCase) -> None:
+        if case.content[2:] in trained_on:
+            raise InputError("has the arrays of a case that a run was trained on", case=case.name, file=case.image)
+
     table: dict[str, list[Row]] = {}
-    problems = []
-    for checkpoint in tqdm(_CHECKPOINTS.value, desc="checkpoints"):
-        workdir, _, step = checkpoint.partition(":")
-        record = read_record(pathlib.Path(workdir))
-        network = load_network(workdir, record.settings, record.frame, step or "best")
-        predict = Predictor([network], network.preprocessing.crop).labels
-        rows, unread = score_cases(cases, predict, case_records(data_dir, network.preprocessing))
-        table[printable(f"{workdir}:{network.step}")] = rows
-        problems += [problem for problem in unread if str(problem) not in map(str, problems)]
+    problems: dict[str, None] = {}
+    for record, (workdir, step) in zip(records, tqdm(checkpoints, desc="checkpoints"), strict=True):
+        network = load_network(record.workdir, record.settings, record.frame, step)
+        rows = table.setdefault(printable(f"{workdir}:{network.step}"), [])
+        for result in score_cases(cases, Predictor([network], network.preprocessing.crop).labels, check):
+            if isinstance(result, InputError):
+                problems[str(result)] = None  # the same with each checkpoint
+            else:
+                rows += result.rows
+        if not rows:
+            raise InputError(next(iter(problems)))
     text = markdown(table)
     print(text)
     if _OUT.value:
@@ -58,6 +71,19 @@ def main() -> int:
     for problem in problems:
         print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def unseen_cases(records: Sequence[RunRecord], dataset: Dataset) -> list[ArrayCase]:
+    """The cases of patients that none of the runs was trained on.
+
+    Raises:
+        InputError: there is none.
+    """
+    kept = [{case.name for case in cases_not_trained_on(record, dataset)} for record in records]
+    cases = [case for case in dataset.cases if all(case.name in names for names in kept)]
+    if not cases:
+        raise InputError("holds no case that none of the runs was trained on", file=dataset.folder)
+    return cases
 
 
 def markdown(table: dict[str, list[Row]]) -> str:
