@@ -19,6 +19,7 @@ import pytest
 from experiments import faults
 from jaxbrats import commands, main
 from jaxbrats.data.dataset import read_dataset
+from jaxbrats.inference import validation
 from jaxbrats.train import checkpoints, loop
 from jaxbrats.train.logs import read_metrics
 
@@ -92,7 +93,7 @@ def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
 ):
     workdir = tmp_path / "run"
     arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_run / 'data'}"]
-    batches = loop.validation_batches
+    batches = validation.validation_batches
 
     def interrupted(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -100,7 +101,7 @@ def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
         return batches(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "validation_batches", interrupted)
+        patch.setattr(validation, "validation_batches", interrupted)
         assert main.run(arguments) == 143
     records = read_metrics(workdir)
     assert (len(records), records[-1]["split"], records[-1]["step"]) == (3, "train", 3)
