@@ -1,3 +1,4 @@
+import errno
 import functools
 
 import nibabel as nib
@@ -6,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR
+from jaxbrats.data.names import LONGEST_CASE_NAME
 from jaxbrats.data.preprocessing import CropBox, Preprocessing, crop, paste
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
@@ -345,12 +347,35 @@ def test_too_little_memory_anywhere_is_one_case_s(tmp_path, monkeypatch, functio
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
 
 
-def test_a_name_too_long_for_its_maps_is_one_case_s(tmp_path):
-    long = "x" * 240
-    arrays = head()
-    for name in ("a", long):
-        (tmp_path / "raw").mkdir(exist_ok=True)
+def test_the_longest_name_has_all_its_maps_and_a_longer_one_is_not_taken(tmp_path):
+    arrays, (longest, longer) = head(), ("x" * LONGEST_CASE_NAME, "y" * (LONGEST_CASE_NAME + 1))
+    (tmp_path / "raw").mkdir()
+    for name in (longest, longer):
         for modality, array in arrays.items():
+            nib.save(nib.Nifti1Image(array, LPS), tmp_path / "raw" / f"{name}-{modality}.nii.gz")
+    cohort = find_cases(tmp_path / "raw")
+    assert [case.name for case in cohort.cases] == [longest]
+    assert f"has a name of {LONGEST_CASE_NAME + 1} bytes, at most {LONGEST_CASE_NAME}" in str(cohort.problems[0])
+    (result,) = run(tmp_path / "raw", tmp_path / "out", maps=("probabilities", "entropy"))
+    assert result.case == longest
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(
+        prediction.output_names(longest, prediction.MAPS)
+    )
+
+
+def test_a_name_too_long_for_a_file_system_is_one_case_s(tmp_path, monkeypatch):
+    """Some, encrypted ones, take names of 143 bytes only."""
+    write_labels = prediction.write_labels
+
+    def refuse(path, *rest):
+        if path.name.startswith("long"):
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        write_labels(path, *rest)
+
+    monkeypatch.setattr(prediction, "write_labels", refuse)
+    (tmp_path / "raw").mkdir()
+    for name in ("a", "long"):
+        for modality, array in head().items():
             nib.save(nib.Nifti1Image(array, LPS), tmp_path / "raw" / f"{name}-{modality}.nii.gz")
     first, second = run(tmp_path / "raw", tmp_path / "out", maps=("probabilities", "entropy"))
     assert first.case == "a"

@@ -143,6 +143,14 @@ def test_a_signal_stops_after_the_step_which_is_saved(train, uninterrupted, tmp_
     assert checkpoints.choose_step(tmp_path, "best") == 3
 
 
+def test_a_signal_before_the_first_step(train, uninterrupted, tmp_path):
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM before the first step$"):
+        train(tmp_path, on_start=lambda step: os.kill(os.getpid(), signal.SIGTERM))
+    assert read_metrics(tmp_path) == []
+    assert train(tmp_path) == (8, True)
+    assert ended(tmp_path) == uninterrupted
+
+
 def test_a_signal_during_validation(train, uninterrupted, tmp_path):
     """What was not validated is validated when the run goes on, so that no score is missing."""
 
