@@ -42,7 +42,8 @@ from jaxbrats.system.errors import InputError
 from jaxbrats.system.memory import keep_freed_memory, release_freed_memory
 from jaxbrats.system.processes import available_cpus
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.state import init_state, make_model, make_optimizer
+from jaxbrats.train.optimizer import make_optimizer
+from jaxbrats.train.state import init_state, make_model
 from jaxbrats.train.step import jit_train_step
 
 FLAGS = flags.FlagValues()

@@ -2,29 +2,30 @@
 
     python experiments/evaluate_checkpoint.py --checkpoints=runs/a,runs/b:latest,runs/b:1200 --data=data --out=table
 
-Each checkpoint is RUN (its best) or RUN:STEP with STEP best, latest or a number. The validation cases of the folder's
-split are scored, or all of its cases where it has none. Writes OUT.csv (a row for each checkpoint, case and region) and
-OUT.md (the table).
+Each checkpoint is RUN (its best) or RUN:STEP with STEP best, latest or a number. The same cases are scored of each: all
+of the folder but those of patients, or with arrays, that one of the runs was trained on. Writes OUT.csv (a row for each
+checkpoint, case and region) and OUT.md (the table).
 """
 
 import csv
 import io
-import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 from tqdm import tqdm
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import prepare_jax
+from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.dataset import Dataset
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation.statistics import summarise
 from jaxbrats.evaluation.tables import Row
 from jaxbrats.inference.network import load_network
-from jaxbrats.inference.predictor import Predictor
-from jaxbrats.runs.evaluate import case_records, score_cases, validation_cases
-from jaxbrats.runs.record import read_record
-from jaxbrats.system.errors import printable
+from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predict_and_score, raw_cases
+from jaxbrats.runs.record import RunRecord, read_record
+from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import write_text
 
 FLAGS = flags.FlagValues()
@@ -38,18 +39,24 @@ _OUT = flags.DEFINE_string("out", None, "Where to write OUT.csv and OUT.md.", fl
 def main() -> int:
     """Scores and prints; 1 if a case could not be read."""
     prepare_jax()
-    data_dir = pathlib.Path(_DATA.value)
-    cases = validation_cases(data_dir)
+    checkpoints = [(workdir, step or "best") for workdir, _, step in (one.partition(":") for one in _CHECKPOINTS.value)]
+    records = [read_record(workdir) for workdir, _ in checkpoints]
+    dataset, *_ = [dataset_to_score(record, _DATA.value) for record in records]
+    unread: list[InputError] = []
+    cases = unseen_cases(records, dataset, unread)
+    files_of = raw_cases(dataset, cases, unread)
     table: dict[str, list[Row]] = {}
-    problems = []
-    for checkpoint in tqdm(_CHECKPOINTS.value, desc="checkpoints"):
-        workdir, _, step = checkpoint.partition(":")
-        record = read_record(pathlib.Path(workdir))
-        network = load_network(workdir, record.settings, record.frame, step or "best")
-        predict = Predictor([network], network.preprocessing.crop).labels
-        rows, unread = score_cases(cases, predict, case_records(data_dir, network.preprocessing))
-        table[printable(f"{workdir}:{network.step}")] = rows
-        problems += [problem for problem in unread if str(problem) not in map(str, problems)]
+    problems = dict.fromkeys(map(str, unread))
+    for record, (workdir, step) in zip(records, tqdm(checkpoints, desc="checkpoints"), strict=True):
+        network = load_network(record.workdir, record.settings, record.frame, step)
+        rows = table.setdefault(printable(f"{workdir}:{network.step}"), [])
+        for result in predict_and_score(network, cases, files_of, folder=None):
+            if isinstance(result, InputError):
+                problems[str(result)] = None  # the same with each checkpoint
+            else:
+                rows += result.rows
+        if not rows:
+            raise InputError(next(iter(problems)))
     text = markdown(table)
     print(text)
     if _OUT.value:
@@ -58,6 +65,22 @@ def main() -> int:
     for problem in problems:
         print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def unseen_cases(records: Sequence[RunRecord], dataset: Dataset, problems: list[InputError]) -> list[ArrayCase]:
+    """The cases of patients that none of the runs was trained on; what cannot be used is added to `problems`.
+
+    Raises:
+        InputError: there is none.
+    """
+    seen: list[InputError] = []
+    by_run = [cases_to_score(record, dataset, own=False, problems=seen) for record in records]
+    problems += {str(problem): problem for problem in seen}.values()
+    kept = [{case.name for case in cases} for cases in by_run]
+    cases = [case for case in by_run[0] if all(case.name in names for names in kept)]
+    if not cases:
+        raise InputError("holds no case that none of the runs was trained on", file=dataset.folder)
+    return cases
 
 
 def markdown(table: dict[str, list[Row]]) -> str:

@@ -140,6 +140,11 @@ def kill_while_saving(process: subprocess.Popen, workdir: pathlib.Path, saves: i
     kill_after(process, begun, seconds)
 
 
+def kill_while_preprocessing(process: subprocess.Popen, workdir: pathlib.Path, images: int) -> None:
+    """Kills as soon as this many of the eight cases have their image."""
+    kill_after(process, lambda: len(list((workdir / "data" / "images").glob("*.npy"))) >= images, 0)
+
+
 def _being_written(workdir: pathlib.Path) -> set[str]:
     return {path.name for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")}
 
@@ -231,7 +236,7 @@ def kill_runs(folder: pathlib.Path, kills: int, kills_a_run: int, seed: int) -> 
                 left_over = _being_written(workdir)
                 process, begun = program.start(workdir), time.monotonic()
                 if place == 0:
-                    kill_after(process, (workdir / "data").exists, generator.uniform(0, 0.2))
+                    kill_while_preprocessing(process, workdir, generator.randint(1, 7))
                 elif place == planned - 1:
                     output = _output(workdir)
                     kill_after(process, lambda output=output: "evaluating" in output.read_text(), generator.random())

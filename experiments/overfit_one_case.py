@@ -27,14 +27,16 @@ from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.config import Data, Mesh, Model, Settings
 from jaxbrats.data.labels import DEFAULT_MODALITIES, REGIONS
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
+from jaxbrats.inference.validation import jit_validation_step
 from jaxbrats.model import counts
 from jaxbrats.model.losses import make_loss
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.gc_paused import gc_paused
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.state import init_state, make_model, make_optimizer
-from jaxbrats.train.step import jit_train_step, jit_validation_step
+from jaxbrats.train.optimizer import make_optimizer
+from jaxbrats.train.state import init_state, make_model
+from jaxbrats.train.step import jit_train_step
 
 FLAGS = flags.FlagValues()
 _CASE = flags.DEFINE_string("case", None, "Folder of a case; a synthetic one if not given.", flag_values=FLAGS)

@@ -42,7 +42,8 @@ from jaxbrats.model.losses import make_loss
 from jaxbrats.report.figures import page, write_png
 from jaxbrats.system.files import write_json, write_text
 from jaxbrats.train.mesh import batch_shapes, make_mesh, put_batch, replicate, replicated
-from jaxbrats.train.state import init_state, make_model, make_optimizer
+from jaxbrats.train.optimizer import make_optimizer
+from jaxbrats.train.state import init_state, make_model
 from jaxbrats.train.step import device_memory, jit_train_step
 
 FLAGS = flags.FlagValues()

@@ -24,16 +24,17 @@ from tqdm import tqdm
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import prepare_jax
-from jaxbrats.data.arrays import read_image, read_labels
+from jaxbrats.data.arrays import identify, read_image, read_labels
 from jaxbrats.data.labels import REGIONS, region_mask
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
+from jaxbrats.evaluation.volumes import affine_of_array
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.postprocess import Postprocessing, postprocess, write_postprocessing
 from jaxbrats.inference.predictor import Predictor
-from jaxbrats.runs.evaluate import affine_of, case_records, validation_cases
-from jaxbrats.runs.record import read_record
+from jaxbrats.runs.evaluate import dataset_to_score, validation_cases
+from jaxbrats.runs.record import check_data, read_record
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.processes import available_cpus, map_in_processes
 
@@ -68,17 +69,18 @@ def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) ->
     """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`."""
     record = read_record(workdir)
     network = load_network(workdir, record.settings, record.frame, step)
-    data_dir = record.data_dir
-    records = case_records(data_dir, network.preprocessing)
+    dataset = dataset_to_score(record, None)
     predict = Predictor([network], network.preprocessing.crop).labels
     title = f"tuning {printable(workdir.name)}"
-    for case in tqdm(validation_cases(data_dir), desc=title, unit="case", dynamic_ncols=True):
+    for case in tqdm(validation_cases(record, dataset), desc=title, unit="case", dynamic_ncols=True):
         try:
+            case = identify(case)
+            check_data(record, [case])
             image, truth = read_image(case), read_labels(case)
         except InputError as problem:
             problems.append(problem)
             continue
-        spacing = tuple(nib.affines.voxel_sizes(affine_of(case, records)).tolist())
+        spacing = tuple(nib.affines.voxel_sizes(affine_of_array(case.record)).tolist())
         yield Prediction(case.name, predict(image), truth, spacing)
 
 

@@ -37,7 +37,7 @@ def content(folder):
 @pytest.fixture
 def run(tiny_run, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(tiny_run, workdir, ignore=shutil.ignore_patterns("data"))
+    shutil.copytree(tiny_run, workdir)
     return workdir
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from experiments import faults
 from jaxbrats import commands, main
-from jaxbrats.data.arrays import find_arrays
+from jaxbrats.data.dataset import read_dataset
+from jaxbrats.inference import validation
 from jaxbrats.train import checkpoints, loop
 from jaxbrats.train.logs import read_metrics
 
@@ -51,8 +52,9 @@ def test_signals_and_kills_change_nothing(tiny_run, tiny_config, tmp_path):
     settings = [f"--config={tiny_config}", f"--config.data.dir={tiny_run / 'data'}", "--config.conv=auto"]
     arguments = [*settings, f"--workdir={workdir}"]
     for number, name, code in ((signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "SIGINT", 130)):
+        before = len(read_metrics(workdir))
         process = start(tmp_path, "train", *arguments)
-        wait_for(lambda: "a step takes" in output.read_text(), process)
+        wait_for(lambda before=before: len(read_metrics(workdir)) > before, process)
         process.send_signal(number)
         assert process.wait(60) == code
         step = read_metrics(workdir)[-1]["step"]
@@ -92,7 +94,7 @@ def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
 ):
     workdir = tmp_path / "run"
     arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_run / 'data'}"]
-    batches = loop.validation_batches
+    batches = validation.validation_batches
 
     def interrupted(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -100,7 +102,7 @@ def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
         return batches(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "validation_batches", interrupted)
+        patch.setattr(validation, "validation_batches", interrupted)
         assert main.run(arguments) == 143
     records = read_metrics(workdir)
     assert (len(records), records[-1]["split"], records[-1]["step"]) == (3, "train", 3)
@@ -134,7 +136,7 @@ def test_preprocessing_stopped_by_sigterm_goes_on(tiny_cohort, tmp_path):
     last = (tmp_path / "output.txt").read_text().splitlines()[-1]
     assert last == "jaxbrats preprocess: stopped by SIGTERM; the same command goes on from there"
     assert commands.run([*arguments, "--workers=1"]) == 0
-    assert len(find_arrays(out)) == 8
+    assert len(read_dataset(out).cases) == 8
     assert not list(out.rglob(".partial-*"))
 
 

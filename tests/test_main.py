@@ -12,7 +12,7 @@ from jaxbrats import commands, main
 from jaxbrats.config.settings import from_config
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation.tables import read_csv
-from jaxbrats.train.loop import Plan
+from jaxbrats.train.plan import Plan
 
 
 def records(workdir):

@@ -27,23 +27,20 @@ class CaseScores(NamedTuple):
 
 
 def score_files(
-    cases: Sequence[Case], network: Network, folder: pathlib.Path, mode: str = "window"
+    cases: Sequence[Case], network: Network, folder: pathlib.Path | None
 ) -> Iterator[CaseScores | InputError]:
     """Predicts whole volumes and scores them on the voxels of the cases' own files, so that all tumour counts.
 
     Args:
         cases: What to score; all have segmentations.
         network: What predicts.
-        folder: Where the predictions are left, `CASE.nii.gz`.
-        mode: What of each volume is predicted, see `predict_cases`.
+        folder: Where the predictions are left, `CASE.nii.gz`; None for nowhere.
 
     Yields:
         For each case its scores, or what is wrong with it.
     """
     predictor = Predictor([network], network.window)
-    results = predict_cases(
-        cases, predictor, network.preprocessing, folder, frame=network.frame, mode=mode, head=network.head
-    )
+    results = predict_cases(cases, predictor, network.preprocessing, folder, frame=network.frame, head=network.head)
     for case, result in zip(cases, results, strict=True):
         if isinstance(result, InputError):
             yield result
@@ -59,14 +56,14 @@ def score_files(
 
 
 def score_arrays(
-    cases: Iterable[ArrayCase], network: Network, folder: pathlib.Path
+    cases: Iterable[ArrayCase], network: Network, folder: pathlib.Path | None
 ) -> Iterator[CaseScores | InputError]:
     """Predicts and scores arrays, where the files they were made from are not known: tumour outside a crop is not seen.
 
     Args:
         cases: What to score.
         network: What predicts.
-        folder: Where the predictions are left, `CASE.nii.gz`.
+        folder: Where the predictions are left, `CASE.nii.gz`; None for nowhere.
 
     Yields:
         For each case its scores, or what is wrong with it.
@@ -83,7 +80,8 @@ def score_arrays(
         except MemoryError:
             yield InputError("does not fit in memory", case=case.name, hint="Use a machine with more")
             continue
-        write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
+        if folder is not None:
+            write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
         yield CaseScores(case.name, rows)
 
 

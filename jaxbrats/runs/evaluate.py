@@ -9,7 +9,7 @@ All of these are of one evaluation: they take the place of an earlier one's when
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from jaxbrats.data.sources import case_of
 from jaxbrats.evaluation import statistics, tables
 from jaxbrats.evaluation.evaluate import CaseScores, region_dice, score_arrays, score_files
 from jaxbrats.evaluation.volumes import ScoredArrays, ScoredCase, ScoredFiles
-from jaxbrats.inference.network import load_network
+from jaxbrats.inference.network import Network, load_network
 from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.runs.record import RunRecord, check_data, portable, read_record
 from jaxbrats.system import files
@@ -118,16 +118,15 @@ def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]
 
 def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
     network = load_network(record.workdir, record.settings, record.frame, step)
-    cases, problems = _cases_to_score(record, dataset, own)
-    files_of = _raw_cases(dataset, cases, problems)
+    problems: list[InputError] = []
+    cases = cases_to_score(record, dataset, own, problems)
+    files_of = raw_cases(dataset, cases, problems)
     cases = [case for case in cases if files_of is None or case.name in files_of]
     scored: list[CaseScores] = []
     with files.replacing_folder(record.workdir / "predictions") as predictions:
         if files_of is None:
             print(f"{dataset.folder}: scored on the arrays, because the files they were made from are not known here")
-            results = score_arrays(cases, network, predictions)
-        else:
-            results = score_files(list(files_of.values()), network, predictions)
+        results = predict_and_score(network, cases, files_of, predictions)
         for result in tqdm(results, desc="evaluating", total=len(cases), unit="case", dynamic_ncols=True):
             (problems if isinstance(result, InputError) else scored).append(result)
         if not scored:
@@ -159,8 +158,8 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
     return summary, problems
 
 
-def _cases_to_score(record: RunRecord, dataset: Dataset, own: bool) -> tuple[list[ArrayCase], list[InputError]]:
-    """The cases to score, identified, and what is wrong with others that should be.
+def cases_to_score(record: RunRecord, dataset: Dataset, own: bool, problems: list[InputError]) -> list[ArrayCase]:
+    """The cases to score, identified; what is wrong with others that should be is added to `problems`.
 
     Raises:
         InputError: there is none.
@@ -171,7 +170,7 @@ def _cases_to_score(record: RunRecord, dataset: Dataset, own: bool) -> tuple[lis
     if not candidates:
         raise InputError("holds no case that the run was not trained on", file=dataset.folder)
     trained_on = {record.cases[name][2:] for name in record.split.train}
-    cases, problems = [], []
+    cases = []
     for case in candidates:
         try:
             case = identify(case)
@@ -185,10 +184,10 @@ def _cases_to_score(record: RunRecord, dataset: Dataset, own: bool) -> tuple[lis
             cases.append(case)
     if not cases:
         raise problems[0]
-    return cases, problems
+    return cases
 
 
-def _raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[InputError]) -> dict[str, Case] | None:
+def raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[InputError]) -> dict[str, Case] | None:
     """The files that arrays were made from; None where they are not known. Changed ones go to `problems`."""
     if dataset.raw_dir is None or not dataset.raw_dir.is_dir():
         return None
@@ -199,6 +198,22 @@ def _raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[Inpu
         except InputError as problem:
             problems.append(problem)
     return found
+
+
+def predict_and_score(
+    network: Network, cases: Sequence[ArrayCase], files_of: Mapping[str, Case] | None, folder: pathlib.Path | None
+) -> Iterator[CaseScores | InputError]:
+    """Predicts cases and scores them on their own files or, where these are not known, on their arrays.
+
+    Args:
+        network: What predicts.
+        cases: The cases, identified.
+        files_of: From `raw_cases`.
+        folder: Where the predictions are left; None for nowhere.
+    """
+    if files_of is None:
+        return score_arrays(cases, network, folder)
+    return score_files([files_of[case.name] for case in cases if case.name in files_of], network, folder)
 
 
 def scored_cases(
@@ -228,5 +243,5 @@ def scored_by(record: RunRecord) -> tuple[list[ScoredCase], list[InputError]]:
     dataset = read_dataset(record.workdir / summary.get("data", record.data_dir))
     cases = dataset.select(dict.fromkeys(str(row["case"]) for row in tables.read_csv(table)))
     problems: list[InputError] = []
-    files_of = _raw_cases(dataset, cases, problems) if summary.get("scored") == "whole volumes" else None
+    files_of = raw_cases(dataset, cases, problems) if summary.get("scored") == "whole volumes" else None
     return scored_cases(record, cases, files_of), problems

@@ -19,11 +19,12 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run did what it was 
 
     Args:
         number: The signal's.
-        step: Step that was saved.
+        step: Step that was saved, 0 for none.
     """
 
     def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}, which is saved")
+        where = f"after step {step}, which is saved" if step else "before the first step"
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}")
         self.exit_code = 128 + number
 
 

@@ -10,7 +10,7 @@ from jaxbrats import commands
 @pytest.fixture
 def run(tiny_run, tmp_path):
     """A copy of the run, to write to."""
-    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("data", "checkpoints", "report*"))
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "report*"))
     return tmp_path / "run"
 
 

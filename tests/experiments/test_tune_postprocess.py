@@ -73,7 +73,7 @@ def test_nothing_is_chosen_that_gains_too_little(tune):
 def test_the_choice_is_written_into_every_run(tune, tiny_run, tmp_path, capsys):
     runs = [tmp_path / name for name in ("a", "b")]
     for run in runs:
-        shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("data"))
+        shutil.copytree(tiny_run, run)
     tune.FLAGS([str(PROGRAM), f"--workdir={runs[0]},{runs[1]}", "--metric=dice", "--least_gain=0", "--workers=1"])
     assert tune.main() == 0
     chosen = read_postprocessing(runs)

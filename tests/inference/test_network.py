@@ -104,7 +104,8 @@ def test_steps_are_named(tiny_run):
     best = max((r for r in log if r["split"] == "val"), key=lambda r: (r["mean_region_dice"], r["step"]))
     assert best["step"] in kept
     assert load_network(tiny_run, "best").step == best["step"]
-    with pytest.raises(InputError, match=rf"there is no checkpoint '77'. Take best, latest or one of .*{latest.step}"):
+    last = rf"training keeps its last two and the best\. Take best, latest or one of .*{latest.step}"
+    with pytest.raises(InputError, match=rf"there is no checkpoint '77', {last}"):
         load_network(tiny_run, "77")
 
 

@@ -1,12 +1,13 @@
+import errno
 import functools
 
 import nibabel as nib
 import numpy as np
 import pytest
-from jaxbrats.inference.decoding import entropy
 from scipy import ndimage
 
 from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR
+from jaxbrats.data.names import LONGEST_CASE_NAME
 from jaxbrats.data.preprocessing import CropBox, Preprocessing, crop, paste
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
@@ -15,6 +16,7 @@ from jaxbrats.inference import predict as prediction
 from jaxbrats.inference.postprocess import Postprocessing
 from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities
+from jaxbrats.model.heads import LABELS
 from jaxbrats.system.errors import InputError
 
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.0, 0, 126], [0, 0, 1, -72], [0, 0, 0, 1]])
@@ -251,8 +253,8 @@ def test_maps(tmp_path):
 
 def test_entropy_by_hand():
     probabilities = np.array([[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]], np.float32)
-    np.testing.assert_allclose(entropy(probabilities), [0, np.log(4), np.log(2)], rtol=0, atol=1e-6)
-    assert entropy(probabilities).dtype == np.float32
+    np.testing.assert_allclose(LABELS.entropy(probabilities), [0, np.log(4), np.log(2)], rtol=0, atol=1e-6)
+    assert LABELS.entropy(probabilities).dtype == np.float32
 
 
 def test_postprocessing_in_mm_of_the_file_s_own_voxels(tmp_path):
@@ -345,12 +347,35 @@ def test_too_little_memory_anywhere_is_one_case_s(tmp_path, monkeypatch, functio
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
 
 
-def test_a_name_too_long_for_its_maps_is_one_case_s(tmp_path):
-    long = "x" * 240
-    arrays = head()
-    for name in ("a", long):
-        (tmp_path / "raw").mkdir(exist_ok=True)
+def test_the_longest_name_has_all_its_maps_and_a_longer_one_is_not_taken(tmp_path):
+    arrays, (longest, longer) = head(), ("x" * LONGEST_CASE_NAME, "y" * (LONGEST_CASE_NAME + 1))
+    (tmp_path / "raw").mkdir()
+    for name in (longest, longer):
         for modality, array in arrays.items():
+            nib.save(nib.Nifti1Image(array, LPS), tmp_path / "raw" / f"{name}-{modality}.nii.gz")
+    cohort = find_cases(tmp_path / "raw")
+    assert [case.name for case in cohort.cases] == [longest]
+    assert f"has a name of {LONGEST_CASE_NAME + 1} bytes, at most {LONGEST_CASE_NAME}" in str(cohort.problems[0])
+    (result,) = run(tmp_path / "raw", tmp_path / "out", maps=("probabilities", "entropy"))
+    assert result.case == longest
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(
+        prediction.output_names(longest, prediction.MAPS)
+    )
+
+
+def test_a_name_too_long_for_a_file_system_is_one_case_s(tmp_path, monkeypatch):
+    """Some, encrypted ones, take names of 143 bytes only."""
+    write_labels = prediction.write_labels
+
+    def refuse(path, *rest):
+        if path.name.startswith("long"):
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        write_labels(path, *rest)
+
+    monkeypatch.setattr(prediction, "write_labels", refuse)
+    (tmp_path / "raw").mkdir()
+    for name in ("a", "long"):
+        for modality, array in head().items():
             nib.save(nib.Nifti1Image(array, LPS), tmp_path / "raw" / f"{name}-{modality}.nii.gz")
     first, second = run(tmp_path / "raw", tmp_path / "out", maps=("probabilities", "entropy"))
     assert first.case == "a"

@@ -58,7 +58,7 @@ def test_resuming_cuts_later_lines_and_says_what_it_leaves_out(tmp_path, capsys)
 
 def test_every_command_reads_a_damaged_log(tiny_run, tiny_config, tmp_path, capsys):
     run = tmp_path / "run"
-    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("data"))
+    shutil.copytree(tiny_run, run)
     shutil.rmtree(run / "checkpoints" / "9")
     lines = (tiny_run / "metrics.jsonl").read_bytes().splitlines()
     write_lines(run, *NO_RECORDS, *lines, *NO_RECORDS)

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from jaxbrats.config.settings import Data, Model, Settings
+from jaxbrats.inference.validation import jit_validation_step
+from jaxbrats.model.losses import make_loss
 from jaxbrats.system.errors import InputError
 from jaxbrats.train.mesh import ProcessSlice, batch_shapes, make_mesh, process_slice, put_batch, replicate, replicated
-from jaxbrats.train.state import init_state, make_model, make_optimizer
-from jaxbrats.train.step import jit_train_step, jit_validation_step, make_loss
+from jaxbrats.train.optimizer import make_optimizer
+from jaxbrats.train.state import init_state, make_model
+from jaxbrats.train.step import jit_train_step
 
 SETTINGS = Settings(batch_size=1, conv="direct", model=Model(features=(4, 6), norm="instance", dropout=(0.2,)))
 

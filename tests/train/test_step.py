@@ -5,15 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jaxbrats.config.settings import Loss, Model, Settings
-from jaxbrats.model.losses import categorical_focal_loss, dice_loss
+from jaxbrats.model.losses import categorical_focal_loss, dice_loss, make_loss
 from jaxbrats.system.errors import InputError
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.state import init_state, make_model, make_optimizer, make_schedule
-from jaxbrats.train.step import is_finite, jit_train_step, jit_validation_step, make_loss
+from jaxbrats.train.optimizer import make_optimizer
+from jaxbrats.train.state import init_state, make_model
+from jaxbrats.train.step import is_finite, jit_train_step
 
 SETTINGS = Settings(batch_size=2, conv="direct", model=Model(features=(4, 6), norm="instance", dropout=(0.0,)))
 
@@ -93,36 +93,11 @@ def test_gradients_that_adam_cannot_square_are_not_finite():
     assert not is_finite(jnp.array(jnp.inf), good, {})
 
 
-def test_validation_scores_each_case_by_itself(parts):
-    model, optimizer, loss = parts
-    mesh = make_mesh(1, 1, 2)
-    state = replicate(mesh, init_state(model, optimizer, 0, 3))
-    step = jit_validation_step(mesh, model, loss)
-    batch = batch_of()
-    together = step(state, put_batch(mesh, batch))
-    swapped = step(state, put_batch(mesh, {name: array[::-1].copy() for name, array in batch.items()}))
-    np.testing.assert_allclose(together.loss, swapped.loss[::-1], rtol=1e-5)
-    np.testing.assert_array_equal(together.counts.confusion, swapped.counts.confusion[::-1])
-    assert together.counts.confusion.sum() == 2 * 8**3
-    logits = model.apply({"params": state.params}, batch["image"][:1])
-    np.testing.assert_allclose(together.loss[0], loss(logits, batch["labels"][:1]), rtol=1e-5)
-
-
 def test_loss_weights():
     logits, labels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2, 4))), jnp.ones((1, 2, 2, 2), int)
     dice, focal = dice_loss(logits, labels), categorical_focal_loss(logits, labels)
     assert np.isclose(make_loss(Loss({"dice": 2.0, "focal": 0.0}))(logits, labels), 2 * dice)
     assert np.isclose(make_loss(Loss({"dice": 0.5, "focal": 3.0}))(logits, labels), 0.5 * dice + 3 * focal)
-
-
-def test_schedules():
-    constant, cosine = make_schedule(1e-3, "constant", 100), make_schedule(1e-3, "cosine", 100)
-    assert constant(0) == constant(99) == 1e-3
-    assert np.isclose(cosine(0), 1e-4)
-    assert np.isclose(cosine(5), 1e-3)
-    assert np.isclose(cosine(5 + 95 / 2), 0.5e-3, rtol=0.02)
-    assert cosine(100) < 1e-9
-    assert isinstance(make_optimizer(1e-3, "cosine", 3), optax.GradientTransformation)
 
 
 def losses_on(data, space):

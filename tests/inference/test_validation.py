@@ -1,0 +1,104 @@
+"""Validation while training: each case by itself, on its array, with tumour outside the array counted as missed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxbrats.config.settings import Loss, Model, Settings
+from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.labels import ED, ET
+from jaxbrats.inference.validation import jit_validation_step, make_validation
+from jaxbrats.system.signals import StopFlag
+from jaxbrats.train.mesh import make_mesh, put_batch, replicate
+from jaxbrats.train.optimizer import make_optimizer
+from jaxbrats.train.state import TrainState, init_state, make_model
+from jaxbrats.train.step import make_loss
+
+
+def test_each_case_is_scored_by_itself():
+    settings = Settings(conv="direct", model=Model(features=(4, 6), norm="instance", dropout=(0.0,)))
+    model, loss = make_model(settings), make_loss(settings.loss)
+    mesh = make_mesh(1, 1, 2)
+    state = replicate(mesh, init_state(model, make_optimizer(1e-2, "constant", 10), 0, 3))
+    step = jit_validation_step(mesh, model, loss)
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 8, 8, 8, 3)).astype(np.float32)
+    batch = {"image": image, "labels": rng.integers(0, 4, image.shape[:-1]).astype(np.uint8)}
+    together = step(state, put_batch(mesh, batch))
+    swapped = step(state, put_batch(mesh, {name: array[::-1].copy() for name, array in batch.items()}))
+    np.testing.assert_allclose(together.loss, swapped.loss[::-1], rtol=1e-5)
+    np.testing.assert_array_equal(together.counts.confusion, swapped.counts.confusion[::-1])
+    assert together.counts.confusion.sum() == 2 * 8**3
+    logits = model.apply({"params": state.params}, batch["image"][:1])
+    np.testing.assert_allclose(together.loss[0], loss(logits, batch["labels"][:1]), rtol=1e-5)
+
+
+class Shown(nn.Module):
+    """Predicts the label whose channel of the image is 1."""
+
+    @nn.compact
+    def __call__(self, image):
+        return 10 * image
+
+
+@pytest.fixture
+def validate(tmp_path):
+    """Validation of three cases of 4 x 4 x 4 voxels, two at a time."""
+
+    def case(name, truth, prediction, outside):
+        image, mask = tmp_path / f"{name}-image.npy", tmp_path / f"{name}-mask.npy"
+        np.save(image, np.eye(4, dtype=np.float32)[prediction])
+        np.save(mask, truth)
+        return ArrayCase(name, name, image, mask, record=outside and {"label_voxels_outside": outside})
+
+    empty = np.zeros((4, 4, 4), np.uint8)
+    edema, enhancing, half = empty.copy(), empty.copy(), empty.copy()
+    edema[:2, :2, :2] = ED
+    enhancing[0, 0, :] = ET
+    half[0, 0, :2] = ET
+    cases = [
+        case("all_found", edema, edema, [100, 0, 8, 0]),  # 8 voxels of edema inside, 8 outside
+        case("half_found", enhancing, half, None),  # no manifest tells of an outside
+        case("all_outside", empty, empty, [100, 5, 0, 0]),  # nothing but 5 voxels of necrosis, outside
+    ]
+    return make_validation(make_mesh(1, 1, 2), Shown(), make_loss(Loss()), cases, 2)
+
+
+STATE = TrainState(jnp.int32(0), {}, {}, {}, jnp.int32(0))
+
+
+def test_tumour_outside_the_array_counts_as_missed(validate):
+    scores = validate(STATE, StopFlag())
+    half = 2 * 2 / (4 + 2)
+    assert scores["crop_region_dice"] == pytest.approx(dict.fromkeys(("WT", "TC", "ET"), (1 + half + 1) / 3))
+    expected = {
+        "WT": (2 * 8 / (8 + 16) + half + 0) / 3,
+        "TC": (1 + half + 0) / 3,
+        "ET": (1 + half + 1) / 3,
+    }
+    assert scores["region_dice"] == pytest.approx(expected)
+    assert scores["mean_region_dice"] == pytest.approx(sum(expected.values()) / 3)
+    # The labels' own scores are of the arrays.
+    assert scores["dice"]["ED"] == scores["dice"]["NCR"] == 1
+    assert scores["dice"]["ET"] == pytest.approx((1 + half + 1) / 3)
+    assert scores["accuracy"] == pytest.approx(1 - 2 / (3 * 64))
+
+
+def test_a_signal_cuts_validation_short(validate):
+    stop = StopFlag()
+    stop.handle(15, None)
+    assert validate(STATE, stop) is None
+
+
+def test_the_scores_do_not_depend_on_the_mesh(validate, tmp_path):
+    cases = [ArrayCase("case", "case", tmp_path / "half_found-image.npy", tmp_path / "half_found-mask.npy")]
+    scores = [
+        make_validation(make_mesh(data, space, data), Shown(), make_loss(Loss()), cases, data)(
+            replicate(make_mesh(data, space, data), STATE), StopFlag()
+        )
+        for data, space in ((1, 1), (2, 2))
+    ]
+    assert scores[0]["region_dice"] == scores[1]["region_dice"]
+    assert jax.tree.map(np.shape, scores[0]) == jax.tree.map(np.shape, scores[1])
