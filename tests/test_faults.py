@@ -18,7 +18,7 @@ import pytest
 
 from experiments import faults
 from jaxbrats import commands, main
-from jaxbrats.data.arrays import find_arrays
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.train import checkpoints, loop
 from jaxbrats.train.logs import read_metrics
 
@@ -134,7 +134,7 @@ def test_preprocessing_stopped_by_sigterm_goes_on(tiny_cohort, tmp_path):
     last = (tmp_path / "output.txt").read_text().splitlines()[-1]
     assert last == "jaxbrats preprocess: stopped by SIGTERM; the same command goes on from there"
     assert commands.run([*arguments, "--workers=1"]) == 0
-    assert len(find_arrays(out)) == 8
+    assert len(read_dataset(out).cases) == 8
     assert not list(out.rglob(".partial-*"))
 
 

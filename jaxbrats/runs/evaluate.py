@@ -52,7 +52,7 @@ def evaluate_run(
     record = read_record(workdir)  # before a lock is left in a folder that is no run
     with locked(record.workdir, "evaluate", "an evaluation"):
         dataset = dataset_to_score(record, data_dir)
-        own = data_dir is None or _holds_own(record, dataset)
+        own = dataset.folder.resolve() == record.data_dir.resolve() or _holds_own(record, dataset)
         return _evaluate(record, step, dataset, own)
 
 
@@ -125,13 +125,13 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         )
     if not cases:
         raise InputError("holds no case that the run was not trained on", file=dataset.folder)
-    trained_on = {record.cases[name][2:] for name in record.split.train}
+    trained_on = {record.cases[name].image for name in record.split.train}
 
     def check(case: ArrayCase) -> None:
         if own:
             check_data(record, [case])
-        elif case.content[2:] in trained_on:
-            raise InputError("has the arrays of a case that the run was trained on", case=case.name, file=case.image)
+        elif case.content.image in trained_on:
+            raise InputError("is an image that the run was trained on", case=case.name, file=case.image)
 
     predict = Predictor([network], network.preprocessing.crop).labels
     scored: list[CaseScores] = []
@@ -146,9 +146,10 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
             scored.append(result._replace(labels=None))
         if not scored:
             raise problems[0]
-    rows = [row for result in scored for row in result.rows]
-    summary = statistics.summarise(rows)
-    (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
+        rows = [row for result in scored for row in result.rows]
+        summary = statistics.summarise(rows)
+        # Without it the evaluation counts for none, until all that it speaks of is there.
+        (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
     problems += draw_overlays(
         record.workdir / "figures",

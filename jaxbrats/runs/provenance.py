@@ -11,22 +11,24 @@ from typing import Any
 import jax
 
 import jaxbrats
-from jaxbrats.system.processes import available_cpus
+from jaxbrats.model import conv
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "nibabel")
 _SOURCE = pathlib.Path(jaxbrats.__file__).parent
 
 
-def provenance() -> dict[str, Any]:
-    """JSON-able: `code` (version, commit, checksum), `versions` of the libraries, and `machine` (devices, threads)."""
+def provenance(method: str) -> dict[str, Any]:
+    """JSON-able: `code` (version, commit, checksum), `versions` of the libraries, and `machine` (devices, processes,
+    and what a convolution by this method is there, with how many threads).
+    """
     return {
         "code": dict(code()),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
         "machine": {
             "devices": [device.device_kind for device in jax.devices()],
-            "threads": available_cpus(),
             "processes": jax.process_count(),
+            **conv.describe(method),
         },
     }
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxbrats import commands
-from jaxbrats.data.arrays import find_arrays, read_image, read_labels
+from jaxbrats.data.arrays import read_image, read_labels
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.predictor import Predictor
@@ -28,7 +29,7 @@ def test_scores_of_the_validation_cases(run, tiny_data, capsys):
     record = read_record(run)
     network = load_network(run, record.settings, record.frame, "latest")
     predict = Predictor([network], network.preprocessing.crop).labels
-    for case in find_arrays(tiny_data):
+    for case in read_dataset(tiny_data).cases:
         if case.name not in split["val"]:
             assert (case.name, "WT") not in rows
             continue

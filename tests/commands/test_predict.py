@@ -8,7 +8,8 @@ import pytest
 
 from jaxbrats import commands
 from jaxbrats.commands import predict as command
-from jaxbrats.data.arrays import find_arrays, read_image
+from jaxbrats.data.arrays import read_image
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.preprocessing import CropBox, paste
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.output_folder import OutputFolder
@@ -35,7 +36,7 @@ def test_a_cohort_by_its_centre_crops(tiny_run, tiny_cohort, tiny_data, tmp_path
     assert predict(tiny_run, tiny_cohort, tmp_path, "--mode=crop") == 0
     assert "8 of 8 cases segmented" in capsys.readouterr().out
     network_labels = predictor(tiny_run).labels
-    for case in find_arrays(tiny_data):
+    for case in read_dataset(tiny_data).cases:
         written = nib.load(tmp_path / f"{case.name}.nii.gz")
         source = nib.load(tiny_cohort / case.name / f"{case.name}-t2f.nii.gz")
         assert written.shape == source.shape

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxbrats.data.arrays import find_arrays
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.system.errors import InputError
@@ -156,7 +156,7 @@ def test_a_case_is_learnt(tiny_data, capsys):
     from jaxbrats.config.settings import Data, Model, Settings
     from jaxbrats.data.arrays import read_image, read_labels
 
-    case = find_arrays(tiny_data)[0]
+    case = read_dataset(tiny_data).cases[0]
     data = Data(modalities=("t2f", "t1c"), crop=(16, 16, 16))
     model = Model(features=(8,), norm="instance", dropout=(0.0,))
     settings = Settings(num_epochs=60, learning_rate=1e-2, schedule="cosine", conv="direct", data=data, model=model)

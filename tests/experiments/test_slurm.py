@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxbrats.data.arrays import find_arrays
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.synthetic.cohort import write_cohort
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_the_array_job_makes_all_shards(programs, tmp_path):
     # Made again alone, a task is an array of one.
     variables = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "2"}
     assert run(tmp_path, "preprocess.sbatch", *arguments, **variables).returncode == 0
-    assert len(find_arrays(tmp_path / "out")) == 3
+    assert len(read_dataset(tmp_path / "out").cases) == 3
 
 
 @pytest.mark.parametrize(("code", "queued_again"), [(0, False), (1, False), (143, True)])

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxbrats.data.arrays import ArrayCase, array_shape, find_arrays, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
 from jaxbrats.data.check.cohort import CohortReport, check_cohort
 from jaxbrats.data.cohort import preprocess_cohort
+from jaxbrats.data.dataset import array_shape, read_dataset
 from jaxbrats.data.manifest import FAILED, KEPT, image_path, mask_path
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.system.errors import InputError
@@ -165,7 +166,7 @@ def _attempt_arrays(kind: Kind, folder: pathlib.Path) -> Outcome:
     good = ArrayCase("image_0", "image_0", folder / "images" / "image_0.npy", folder / "masks" / "mask_0.npy")
     refusal = None
     try:
-        cases = find_arrays(folder)
+        cases = read_dataset(folder).cases
         array_shape(cases)
         (odd,) = (case for case in cases if case.name != good.name)
         result, message = _taken((read_image(odd), read_labels(odd))), ""

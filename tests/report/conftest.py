@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxbrats.data.arrays import find_arrays, read_labels
+from jaxbrats.data.arrays import read_labels
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import ED
 from jaxbrats.data.manifest import read_manifest
 from jaxbrats.evaluation import metrics, statistics, tables
@@ -43,7 +44,7 @@ def report_source(tiny_run, tmp_path_factory):
 
     rows = []
     records = read_manifest(run / "data")["cases"]
-    for number, case in enumerate(find_arrays(run / "data")[:4]):
+    for number, case in enumerate(read_dataset(run / "data").cases[:4]):
         truth = read_labels(case)
         # Each case errs more than the one before, along the first axis; the last has a false positive in a corner.
         prediction = np.roll(truth, number, axis=0)

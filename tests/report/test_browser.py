@@ -16,7 +16,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from jaxbrats.data.arrays import find_arrays
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import LABEL_NAMES
 from jaxbrats.data.manifest import read_manifest
 from jaxbrats.evaluation.volumes import ScoredCase
@@ -159,7 +159,7 @@ def voxel_colours(browser, plane):
 
 def scene_of(report, name):
     """The volumes of a case as they should be shown."""
-    case = next(case for case in find_arrays(report / "data") if case.name == name)
+    case = next(case for case in read_dataset(report / "data").cases if case.name == name)
     record = read_manifest(report / "data")["cases"][name]
     volumes = ScoredCase(case, record, report / "predictions" / f"{name}.nii.gz").read()
     return make_scene(volumes.image, volumes.truth, volumes.prediction, Orientation(volumes.affine))
