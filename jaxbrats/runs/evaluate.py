@@ -148,8 +148,9 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
             raise problems[0]
         rows = [row for result in scored for row in result.rows]
         summary = statistics.summarise(rows)
-        # Without it the evaluation counts for none, until all that it speaks of is there.
-        (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
+        # The last evaluation ends with its predictions; this one counts when its summary is there.
+        for name in ("summary.json", "cases.csv"):
+            (record.workdir / "evaluation" / name).unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
     problems += draw_overlays(
         record.workdir / "figures",
