@@ -42,11 +42,14 @@ def test_scores_of_the_validation_cases(run, tiny_data, capsys):
     assert summary["regions"]["WT"]["dice"]["median"] == pytest.approx(np.median(wt))
 
 
-def test_other_data_without_a_split_is_scored_whole(run, tiny_data, tmp_path):
+def test_a_copy_of_the_runs_data_without_a_split_is_its_own(run, tiny_data, tmp_path, capsys):
+    """Of other data, see tests/runs/test_binding.py."""
     shutil.copytree(tiny_data, tmp_path / "other")
     (tmp_path / "other" / "split.json").unlink()
     assert commands.run(["evaluate", f"--workdir={run}", f"--data={tmp_path / 'other'}"]) == 0
-    assert len({row["case"] for row in read_csv(run / "evaluation" / "cases.csv")}) == 8
+    split = json.loads((tiny_data / "split.json").read_text())
+    assert {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")} == set(split["val"])
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_an_unreadable_array_is_named_and_the_others_go_on(run, tiny_data, tmp_path, capsys):

@@ -1,8 +1,8 @@
 """The corpus of malformed and odd inputs, and what comes of each.
 
 Every kind is tried with a sound case beside it: a bad file must not change another case's result. Cohorts of NIfTI
-files go through preprocessing and through the check, which must agree; folders of arrays, with and without a manifest, through
-what training reads them with.
+files go through preprocessing and through the check, which must agree; folders of arrays, with and without a manifest,
+through what training reads them with.
 """
 
 import contextlib
