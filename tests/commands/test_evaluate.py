@@ -16,7 +16,7 @@ from jaxbrats.runs.record import read_record
 @pytest.fixture
 def run(tiny_run, tmp_path):
     """A copy of the run, to write to."""
-    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("data", "evaluation"))
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     return tmp_path / "run"
 
 
