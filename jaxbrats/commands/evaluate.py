@@ -21,8 +21,8 @@ _STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a step'
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "Preprocessed arrays; by default those the run was trained on. Of another folder, the validation cases of its "
-    "split.json, or all its cases where it has none.",
+    "Preprocessed arrays; by default the run's own. Of a folder without the run's validation cases, all cases but "
+    "those of patients that the run was trained on.",
     flag_values=FLAGS,
 )
 

@@ -68,7 +68,7 @@ def _full_name(end: str) -> str:
 
 
 def _of_run(path: pathlib.Path) -> dict:
-    record = read_json(path)
+    record = read_json(path, hint="Restore it, or give --config a FILE.py")
     try:
         values, data = record["settings"], record["data"]
         arrays = path.parent / data["dir"]

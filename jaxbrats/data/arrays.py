@@ -98,8 +98,7 @@ def _identify_file(case: ArrayCase, path: pathlib.Path, kind: str, check: npy.Ch
         written, known = case.record["checksum"][kind], case.record["stat"][kind]
         if (found.st_size, found.st_mtime_ns) == (known["size"], known["mtime_ns"]):
             return ArrayIdentity(written, found.st_size, found.st_mtime_ns)
-    array = npy.read(path, case.name, check)
-    content = checksum(array if array.flags.c_contiguous else array.T)
+    content = checksum(np.ascontiguousarray(npy.read(path, case.name, check)))
     if written is not None and content != written:
         raise InputError(
             f"holds other values than preprocessing wrote (checksum {content}, expected {written})",

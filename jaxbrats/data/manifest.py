@@ -25,6 +25,7 @@ import numpy as np
 from isal import isal_zlib
 
 from jaxbrats.data import npy
+from jaxbrats.data.labels import NUM_CLASSES
 from jaxbrats.data.names import check_case_name
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
@@ -122,6 +123,8 @@ def _check_record(name: str, record: Any, path: pathlib.Path) -> None:
         problem = f"expected a status kept, skipped or failed, found {str(record)[:80]}"
         raise InputError(problem, case=name, file=path, hint=_AGAIN)
     if record["status"] == FAILED:
+        if not _is_text(record.get("reason")):
+            raise InputError("failed for no reason", case=name, file=path, hint=_AGAIN)
         return  # of a file or folder where it is no case's
     check_case_name(name, path, _AGAIN)
     if record["status"] == SKIPPED:
@@ -134,10 +137,12 @@ def _check_record(name: str, record: Any, path: pathlib.Path) -> None:
         "file.shape": (file.get("shape") if isinstance(file, dict) else None, _is_shape),
         "file.affine": (file.get("affine") if isinstance(file, dict) else None, _is_affine),
         "patient": (record.get("patient"), _is_text),
-        "checksum": (record.get("checksum"), _is_of_both),
-        "stat": (record.get("stat"), _is_of_both),
+        "checksum": (record.get("checksum"), _is_checksum),
+        "stat": (record.get("stat"), _is_stat),
         "sources": (record.get("sources"), _is_sources),
         "tumour_fraction": (record.get("tumour_fraction"), _is_share),
+        "label_voxels": (record.get("label_voxels"), _is_count),
+        "label_voxels_outside": (record.get("label_voxels_outside"), _is_count),
     }
     for key, (value, is_right) in found.items():
         if not is_right(value):
@@ -172,8 +177,24 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
 
 
-def _is_of_both(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"image", "mask"}
+def _is_count(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == NUM_CLASSES
+        and all(type(count) is int and 0 <= count < 2**62 for count in value)
+    )
+
+
+def _is_checksum(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"image", "mask"} and all(map(_is_text, value.values()))
+
+
+def _is_stat(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"image", "mask"}
+        and all(isinstance(stat, dict) and stat.keys() == {"size", "mtime_ns"} for stat in value.values())
+    )
 
 
 def _is_sources(value: Any) -> bool:

@@ -7,17 +7,16 @@ bytes; size and time spare reading a file again that nobody touched.
 import dataclasses
 import os
 import pathlib
+import stat
 from collections.abc import Mapping
 from typing import Any
-
-from isal import isal_zlib
 
 from jaxbrats.data.manifest import FAILED, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
+from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 
-_CHUNK = 1 << 20
 _STAT = ("path", "size", "mtime_ns")
 # What of a source is its content, and what decides how that is read.
 _CONTENT = ("size", "checksum", "channel", "label_map")
@@ -119,6 +118,10 @@ def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]
         status = volume.path.stat()
     except OSError as error:
         raise _unreadable(error, case, volume.path) from error
+    # Opening a named pipe would wait for its other end.
+    if not stat.S_ISREG(status.st_mode):
+        hint = "Copy or download it again"
+        raise InputError("expected a file, found something else", case=case.name, file=volume.path, hint=hint)
     path = pathlib.PurePath(os.path.relpath(volume.path, raw)).as_posix()
     source = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     return source if volume.channel is None else source | {"channel": volume.channel}
@@ -156,14 +159,10 @@ def same_content(now: Sources, before: Mapping[str, Any]) -> bool:
 
 
 def _file_checksum(volume: VolumeFile, case: Case) -> str:
-    value = 0
     try:
-        with volume.path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                value = isal_zlib.crc32(chunk, value)
+        return files.checksum(volume.path)
     except OSError as error:
         raise _unreadable(error, case, volume.path) from error
-    return f"crc32:{value:08x}"
 
 
 def _unreadable(error: OSError, case: Case, path: pathlib.Path) -> InputError:

@@ -52,7 +52,7 @@ def evaluate_run(
     record = read_record(workdir)  # before a lock is left in a folder that is no run
     with locked(record.workdir, "evaluate", "an evaluation"):
         dataset = dataset_to_score(record, data_dir)
-        own = data_dir is None or _holds_own(record, dataset)
+        own = dataset.folder.resolve() == record.data_dir.resolve() or _holds_own(record, dataset)
         return _evaluate(record, step, dataset, own)
 
 
@@ -131,9 +131,11 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
             (problems if isinstance(result, InputError) else scored).append(result)
         if not scored:
             raise problems[0]
-        (record.workdir / "evaluation" / "summary.json").unlink(missing_ok=True)
-    rows = [row for result in scored for row in result.rows]
-    summary = statistics.summarise(rows)
+        rows = [row for result in scored for row in result.rows]
+        summary = statistics.summarise(rows)
+        # The last evaluation ends with its predictions; this one counts when its summary is there.
+        for name in ("summary.json", "cases.csv"):
+            (record.workdir / "evaluation" / name).unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
     names = {result.case for result in scored}
     cases = [case for case in cases if case.name in names]
@@ -169,15 +171,15 @@ def cases_to_score(record: RunRecord, dataset: Dataset, own: bool, problems: lis
         print(f"{dataset.folder}: {trained} cases are left out, because the run was trained on them")
     if not candidates:
         raise InputError("holds no case that the run was not trained on", file=dataset.folder)
-    trained_on = {record.cases[name][2:] for name in record.split.train}
+    trained_on = {record.cases[name].image for name in record.split.train}
     cases = []
     for case in candidates:
         try:
             case = identify(case)
             if own:
                 check_data(record, [case])
-            elif case.content[2:] in trained_on:
-                raise InputError("is a copy of a case that the run was trained on", case=case.name, file=case.image)
+            elif case.content.image in trained_on:
+                raise InputError("is an image that the run was trained on", case=case.name, file=case.image)
         except InputError as problem:
             problems.append(problem)
         else:

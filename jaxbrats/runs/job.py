@@ -117,7 +117,8 @@ def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessin
         )
     if missing := manifest.get("missing"):
         print(f"{data_dir}: its preprocessing is not finished, missing shard {', '.join(missing)}; doing it now")
-    if not raw_dir.exists() and (data_dir / manifest["raw"]).resolve() == raw_dir.resolve():
+    gone = not raw_dir.exists() or (raw_dir.is_dir() and not any(raw_dir.iterdir()))  # as where nothing is mounted
+    if gone and (data_dir / manifest["raw"]).resolve() == raw_dir.resolve():
         return bool(manifest["finished"])  # the cohort may be elsewhere by now; the arrays are all that is needed
     if manifest["finished"] and (unlike := differences(raw_dir, data_dir, preprocessing)):
         first = unlike[0]
@@ -167,21 +168,24 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
     if records.has_record(workdir):
         record = records.read_record(workdir)
         records.check_settings(record, settings)
-        if (
-            settings.data.split
-            and read_split(
-                pathlib.Path(settings.data.split), {name: case.patient for name, case in record.cases.items()}
-            )
-            != record.split
-        ):
-            raise InputError(
-                "names other cases than the run here was begun with",
-                file=settings.data.split,
-                hint="Leave config.data.split out, or choose another --workdir",
-            )
+        if settings.data.split:
+            patients = {name: case.patient for name, case in record.cases.items()}
+            split = read_split(pathlib.Path(settings.data.split), patients)
+            if (set(split.train), set(split.val)) != (set(record.split.train), set(record.split.val)):
+                raise InputError(
+                    "names other cases than the run here was begun with",
+                    file=settings.data.split,
+                    hint="Leave config.data.split out, or choose another --workdir",
+                )
         cases = identified(dataset.select([*record.split.train, *record.split.val]))
         records.check_data(record, cases)
         return record, cases
+    if checkpoints.has_checkpoints(workdir):
+        raise InputError(
+            "holds checkpoints, but no config.json that tells of which run",
+            file=workdir,
+            hint="Restore it, or choose another --workdir",
+        )
     split, origin = choose_split(dataset, settings.data)
     if not split.val:
         raise InputError(

@@ -11,21 +11,15 @@ from typing import Any
 import jax
 
 import jaxbrats
-from jaxbrats.model.conv import describe
+from jaxbrats.model import conv
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "nibabel")
 _SOURCE = pathlib.Path(jaxbrats.__file__).parent
 
 
-def provenance(conv: str) -> dict[str, Any]:
-    """What this process computes with, JSON-able.
-
-    Args:
-        conv: The run's method of convolution.
-
-    Returns:
-        `code` (version, commit, checksum), `versions` of the libraries, and `machine`: devices, processes, and the
-        algorithm and threads of the convolution, on which the last digits of the results depend.
+def provenance(method: str) -> dict[str, Any]:
+    """JSON-able: `code` (version, commit, checksum), `versions` of the libraries, and `machine` (devices, processes,
+    and what a convolution by this method is there, with how many threads).
     """
     return {
         "code": dict(code()),
@@ -34,7 +28,7 @@ def provenance(conv: str) -> dict[str, Any]:
         "machine": {
             "devices": [device.device_kind for device in jax.devices()],
             "processes": jax.process_count(),
-            **describe(conv),
+            **conv.describe(method),
         },
     }
 

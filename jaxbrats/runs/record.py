@@ -22,6 +22,7 @@ from typing import Any
 from jaxbrats.config.settings import Settings, from_config
 from jaxbrats.data.arrays import ArrayCase, CaseContent
 from jaxbrats.data.dataset import Dataset, fingerprint
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.split import Split
 from jaxbrats.runs.provenance import provenance
@@ -46,7 +47,11 @@ _MAY_CHANGE = {
     "data.workers",
 }
 # What the arrays decide, whatever the config says.
-_OF_THE_ARRAYS = {"data.modalities", "data.crop", "data.normalization", "data.min_tumour"}
+_OF_THE_ARRAYS = {f"data.{field.name}" for field in dataclasses.fields(Preprocessing)}
+# What a split that is named, and compared by what it holds, takes the place of.
+_DRAWS = {"data.val_fraction", "data.split_seed", "data.fold", "data.folds"}
+_OF_A_START = ("data", "settings", "code", "versions", "machine")
+_HINT = "Restore it, or train anew in another --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,25 +92,26 @@ def read_record(workdir: str | pathlib.Path) -> RunRecord:
     path = workdir / _RECORD
     if not path.exists():
         raise InputError("holds no config.json, so it is no training run", file=workdir, hint="Check --workdir")
-    content = read_json(path)
+    content = read_json(path, hint=_HINT)
     try:
         data = content["data"]
         frame = data["frame"]
+        split = Split(tuple(data["train"]), tuple(data["val"]))
         return RunRecord(
             workdir=workdir,
             settings=from_config(content["settings"], path),
             data_dir=workdir / (_starts(workdir) or [content])[-1]["data"]["dir"],
             frame=None if frame is None else Frame.from_dict(frame),
-            split=Split(tuple(map(str, data["train"])), tuple(map(str, data["val"]))),
-            cases={name: CaseContent(name, **case) for name, case in data["cases"].items()},
+            split=split,
+            cases={name: CaseContent(name, **data["cases"][name]) for name in (*split.train, *split.val)},
             content=content,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except KeyError as error:
         raise InputError(
-            f"is not a run's config.json ({error!r})",
-            file=path,
-            hint="Restore it, or train anew in another --workdir",
+            f"lacks {error} that the record of a run has in this version of jaxbrats", file=path, hint=_HINT
         ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"is not a run's config.json ({error})", file=path, hint=_HINT) from error
 
 
 def begin_record(
@@ -154,7 +160,7 @@ def check_settings(record: RunRecord, settings: Settings, arrays_known: bool = T
     Raises:
         InputError: the message names the first setting that differs.
     """
-    ignored = _MAY_CHANGE if arrays_known else _MAY_CHANGE | _OF_THE_ARRAYS
+    ignored = _MAY_CHANGE | (set() if arrays_known else _OF_THE_ARRAYS) | (_DRAWS if settings.data.split else set())
     for name, (before, now) in changes(record, settings).items():
         if not any(name == other or name.startswith(f"{other}.") for other in ignored):
             raise InputError(
@@ -239,8 +245,7 @@ def _starts(workdir: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             start = json.loads(line)
-            parts = ("data", "settings", "code", "versions", "machine")
-            if isinstance(start, dict) and all(isinstance(start.get(part), dict) for part in parts):
+            if isinstance(start, dict) and all(isinstance(start.get(name), dict) for name in _OF_A_START):
                 starts.append(start)
     return starts
 

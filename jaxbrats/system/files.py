@@ -165,20 +165,24 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | pathlib.Path) -> Any:
+def read_json(path: str | pathlib.Path, hint: str = "Delete it to have it made again") -> Any:
     """Reads a JSON file.
+
+    Args:
+        path: The file.
+        hint: What to do where it is damaged.
 
     Raises:
         InputError: it is missing, unreadable or not JSON.
     """
     path = pathlib.Path(path)
-    hint = "Check that the file is there and its permissions"
+    access = "Check that the file is there and its permissions"
     try:
         # Opening a named pipe would wait for its other end.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError("expected a file, found something else", file=path, hint=hint)
+            raise InputError("expected a file, found something else", file=path, hint=access)
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, hint=hint) from error
+        raise InputError(f"cannot be read ({error.strerror})", file=path, hint=access) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON ({error})", file=path, hint="Delete it to have it made again") from error
+        raise InputError(f"is not valid JSON ({error})", file=path, hint=hint) from error

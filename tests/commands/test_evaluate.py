@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxbrats import commands
-from jaxbrats.data.arrays import find_arrays, read_image, read_labels
+from jaxbrats.data.arrays import read_image, read_labels
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.predictor import Predictor
@@ -15,7 +16,7 @@ from jaxbrats.runs.record import read_record
 @pytest.fixture
 def run(tiny_run, tmp_path):
     """A copy of the run, to write to."""
-    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("data", "evaluation"))
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     return tmp_path / "run"
 
 
@@ -28,7 +29,7 @@ def test_scores_of_the_validation_cases(run, tiny_data, capsys):
     record = read_record(run)
     network = load_network(run, record.settings, record.frame, "latest")
     predict = Predictor([network], network.preprocessing.crop).labels
-    for case in find_arrays(tiny_data):
+    for case in read_dataset(tiny_data).cases:
         if case.name not in split["val"]:
             assert (case.name, "WT") not in rows
             continue
@@ -41,11 +42,14 @@ def test_scores_of_the_validation_cases(run, tiny_data, capsys):
     assert summary["regions"]["WT"]["dice"]["median"] == pytest.approx(np.median(wt))
 
 
-def test_other_data_without_a_split_is_scored_whole(run, tiny_data, tmp_path):
+def test_a_copy_of_the_runs_data_without_a_split_is_its_own(run, tiny_data, tmp_path, capsys):
+    """Of other data, see tests/runs/test_binding.py."""
     shutil.copytree(tiny_data, tmp_path / "other")
     (tmp_path / "other" / "split.json").unlink()
     assert commands.run(["evaluate", f"--workdir={run}", f"--data={tmp_path / 'other'}"]) == 0
-    assert len({row["case"] for row in read_csv(run / "evaluation" / "cases.csv")}) == 8
+    split = json.loads((tiny_data / "split.json").read_text())
+    assert {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")} == set(split["val"])
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_an_unreadable_array_is_named_and_the_others_go_on(run, tiny_data, tmp_path, capsys):

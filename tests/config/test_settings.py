@@ -57,7 +57,7 @@ def test_help_has_every_setting_with_default_and_type():
     assert "  --config.loss.terms=dice:1.0,focal:1.0\n" in text
     assert "  --config.model.features=16,32,64,128,256\n" in text
     assert "(one of none, instance, group, batch)" in text
-    assert text.count("--config.") == len(list(reference.settings())) == 36
+    assert text.count("--config.") == len(list(reference.settings())) == 37
 
 
 def test_a_record_reads_back():

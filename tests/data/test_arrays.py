@@ -1,7 +1,7 @@
-"""Finding preprocessed cases and reading their arrays: both layouts, and every kind of damage."""
+"""What identifies arrays, and reading them: every valid form, and every kind of damage."""
 
+import dataclasses
 import io
-import json
 import os
 import pathlib
 import struct
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manifests import manifest_of, record_of
+from manifests import record_of
 
-from jaxbrats.data.arrays import ArrayCase, array_shape, find_arrays, fingerprint, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, CaseContent, identified, identify, read_image, read_labels
+from jaxbrats.data.dataset import array_shape
+from jaxbrats.data.manifest import checksum
 from jaxbrats.data.npy import write_npy
-from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.system.errors import InputError
 
 SHAPE = (3, 4, 5)
@@ -28,25 +29,6 @@ def save(path: pathlib.Path, array: np.ndarray, **arguments) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, array, **arguments)
     return path
-
-
-def write_own(folder: pathlib.Path, statuses: dict[str, str], finished: bool = True) -> None:
-    """As `jaxbrats preprocess` writes."""
-    settings = Preprocessing(crop=SHAPE, modalities=("t2f", "t1c"))
-    manifest = manifest_of(settings, {name: record_of(name, status) for name, status in statuses.items()}, finished)
-    for name, status in statuses.items():
-        if status == "kept":
-            save(folder / "images" / f"{name}.npy", IMAGE)
-            save(folder / "masks" / f"{name}.npy", LABELS)
-    folder.mkdir(exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def write_keras(folder: pathlib.Path, numbers: list[int]) -> None:
-    """As the Keras notebook wrote."""
-    for number in numbers:
-        save(folder / f"images/image_{number}.npy", IMAGE.astype(np.float64))
-        save(folder / f"masks/mask_{number}.npy", ONE_HOT)
 
 
 def a_case(folder: pathlib.Path, image=IMAGE, mask=LABELS) -> ArrayCase:
@@ -71,91 +53,63 @@ def with_header(text: str, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
 
 
-class TestFinding:
-    def test_kept_cases_in_natural_order(self, tmp_path):
-        write_own(tmp_path, {"p10-000": "kept", "p2-000": "kept", "p2-001": "kept", "p3-000": "skipped", "x": "failed"})
-        cases = find_arrays(tmp_path)
-        assert [case.name for case in cases] == ["p2-000", "p2-001", "p10-000"]
-        assert [case.patient for case in cases] == ["p2", "p2", "p10"]
-        assert cases[0].image == tmp_path / "images/p2-000.npy"
-        assert cases[0].mask == tmp_path / "masks/p2-000.npy"
-        assert {case.side for case in cases} == {None}
+class TestIdentity:
+    """A file as preprocessing left it is taken at its word; any other is what it holds."""
 
-    def test_unfinished_preprocessing_is_refused(self, tmp_path):
-        write_own(tmp_path, {"p1-000": "kept"}, finished=False)
-        with pytest.raises(InputError, match=r"not finished.*Run jaxbrats preprocess again"):
-            find_arrays(tmp_path)
+    @pytest.fixture
+    def case(self, tmp_path) -> ArrayCase:
+        """With the record that preprocessing would have left."""
+        case = a_case(tmp_path)
+        stat = {
+            part: {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+            for part, path in (("image", case.image), ("mask", case.mask))
+        }
+        sums = {"image": checksum(IMAGE), "mask": checksum(LABELS)}
+        return dataclasses.replace(case, record=record_of("BraTS-1", checksum=sums, stat=stat))
 
-    def test_no_kept_case(self, tmp_path):
-        write_own(tmp_path, {"p1-000": "skipped", "p2-000": "skipped", "p3-000": "failed"})
-        with pytest.raises(InputError, match=r"2 skipped, 1 failed"):
-            find_arrays(tmp_path)
+    def test_content_of_arrays_without_a_manifest(self, tmp_path):
+        case = identify(a_case(tmp_path))
+        assert case.content == CaseContent("BraTS-1", "BraTS-1", checksum(IMAGE), checksum(LABELS))
+        assert checksum(np.frombuffer(b"123456789", np.uint8)) == "crc32:cbf43926"  # the check value of CRC-32
 
-    @pytest.mark.parametrize("missing", ["images", "masks"])
-    def test_missing_file_of_a_kept_case(self, tmp_path, missing):
-        write_own(tmp_path, {"p1-000": "kept", "p2-000": "kept"})
-        (tmp_path / missing / "p2-000.npy").unlink()
-        with pytest.raises(InputError, match=rf"case p2-000: .*{missing}/p2-000.npy: is missing"):
-            find_arrays(tmp_path)
+    def test_the_order_of_the_axes_on_disk_is_no_content(self, tmp_path):
+        case = a_case(tmp_path, np.asfortranarray(IMAGE), np.asfortranarray(LABELS))
+        assert identify(case).content[2:] == (checksum(IMAGE), checksum(LABELS))
 
-    def test_keras_layout(self, tmp_path):
-        write_keras(tmp_path, [10, 2])
-        (tmp_path / "images/.partial-image_3.npy").write_bytes(b"")
-        (tmp_path / "images/notes.txt").write_text("")
-        cases = find_arrays(tmp_path)
-        assert [(case.name, case.patient, case.side) for case in cases] == [
-            ("image_2", "image_2", None),
-            ("image_10", "image_10", None),
-        ]
-        np.testing.assert_array_equal(read_image(cases[0]), IMAGE)
-        np.testing.assert_array_equal(read_labels(cases[0]), LABELS)
+    def test_files_as_written_are_not_read(self, case):
+        time = case.image.stat().st_mtime_ns
+        case.image.write_bytes(bytes(case.image.stat().st_size))
+        os.utime(case.image, ns=(time, time))
+        assert identify(case).content.image == checksum(IMAGE)
 
-    def test_splitfolders_layout(self, tmp_path):
-        write_keras(tmp_path / "train", [0, 11, 3])
-        write_keras(tmp_path / "val", [7])
-        assert [(case.name, case.side) for case in find_arrays(tmp_path)] == [
-            ("image_0", "train"),
-            ("image_3", "train"),
-            ("image_7", "val"),
-            ("image_11", "train"),
-        ]
+    def test_touched_or_copied_files_are_read_and_are_the_same(self, case):
+        for path in (case.image, case.mask):
+            os.utime(path, ns=(5, 5))
+        (same,) = identified([case])
+        assert same.content[2:] == (checksum(IMAGE), checksum(LABELS))
+        assert [identity.mtime_ns for identity in same.identity] == [5, 5]
+        np.testing.assert_array_equal(read_image(same), IMAGE)
 
-    def test_splitfolders_sides_may_not_overlap_or_be_empty(self, tmp_path):
-        write_keras(tmp_path / "train", [0, 1])
-        with pytest.raises(InputError, match=r"/val: holds neither"):
-            find_arrays(tmp_path)
-        write_keras(tmp_path / "val", [1])
-        with pytest.raises(InputError, match=r"case image_1: .*both train/ and val/"):
-            find_arrays(tmp_path)
-        write_keras(tmp_path, [5])
-        with pytest.raises(InputError, match="unclear"):
-            find_arrays(tmp_path)
+    @pytest.mark.parametrize("part", ["image", "mask"])
+    def test_other_values_than_preprocessing_wrote_are_refused(self, case, part):
+        array = (1 - IMAGE) if part == "image" else (3 - LABELS)
+        path = save(getattr(case, part), array)
+        with pytest.raises(InputError) as caught:
+            identified([case])
+        assert str(caught.value).startswith(f"case BraTS-1: {path}: holds other values than preprocessing wrote")
+        assert f"checksum {checksum(array)}, expected {case.record['checksum'][part]}" in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("gone", "left", "partner"),
-        [
-            ("images/image_3.npy", "masks/mask_3.npy", "images/image_3.npy"),
-            ("masks/mask_3.npy", "images/image_3.npy", "masks/mask_3.npy"),
-        ],
-    )
-    def test_keras_partner_missing(self, tmp_path, gone, left, partner):
-        write_keras(tmp_path, [3, 4])
-        (tmp_path / gone).unlink()
-        with pytest.raises(InputError, match=rf"{left}: has no partner {partner}"):
-            find_arrays(tmp_path)
-
-    def test_no_folder_or_an_empty_one(self, tmp_path):
-        with pytest.raises(InputError, match="is not a folder"):
-            find_arrays(tmp_path / "nowhere")
-        with pytest.raises(InputError, match=r"holds neither a manifest.json nor images/image_N.npy"):
-            find_arrays(tmp_path)
-
-    def test_fingerprint_follows_names_and_order(self, tmp_path):
-        write_keras(tmp_path, [1, 2])
-        one, two = find_arrays(tmp_path)
-        prints = {fingerprint(cases) for cases in ([one, two], [two, one], [one], [two])}
-        assert len(prints) == 4
-        assert all(len(value) == 64 for value in prints)
+    @pytest.mark.parametrize(("part", "read"), [("image", read_image), ("mask", read_labels)])
+    def test_reading_refuses_what_was_written_since(self, case, part, read):
+        case = identify(case)
+        read(case)
+        path = getattr(case, part)
+        os.utime(path, ns=(7, 7))
+        with pytest.raises(InputError, match=rf"{part}.npy: was written by something else while it was in use"):
+            read(case)
+        path.unlink()
+        with pytest.raises(InputError, match=rf"case BraTS-1: .*{part}.npy: cannot be read"):
+            read(case)
 
 
 class TestReading:
@@ -330,29 +284,6 @@ def test_wrong_shape_for_the_batch(tmp_path):
         read_image(case, np.empty((3, 4, 5, 3), np.float32))
     with pytest.raises(InputError, match=r"mask.npy: has shape \(3, 4, 5\), expected \(3, 4, 6\)"):
         read_labels(case, np.empty((3, 4, 6), np.uint8))
-
-
-class TestShape:
-    def test_odd_one_out_is_named(self, tmp_path):
-        cases = []
-        for name in ("a", "b", "c", "d"):
-            (tmp_path / name).mkdir()
-            case = a_case(tmp_path / name, image=IMAGE[..., :1] if name == "c" else IMAGE)
-            cases.append(ArrayCase(name, name, case.image, case.mask))
-        with pytest.raises(InputError, match=r"case c: .*has shape \(3, 4, 5, 1\), but most cases have \(3, 4, 5, 2\)"):
-            array_shape(cases)
-        assert array_shape([cases[0], cases[1], cases[3]]) == (3, 4, 5, 2)
-
-    def test_mask_must_cover_the_image(self, tmp_path):
-        with pytest.raises(InputError, match=r"mask.npy: covers \(3, 4, 4\) voxels, but the image .* \(3, 4, 5\)"):
-            array_shape([a_case(tmp_path, mask=LABELS[..., :4])])
-
-    def test_reads_headers_only(self, tmp_path):
-        assert array_shape([a_case(tmp_path, image=np.full_like(IMAGE, np.nan), mask=ONE_HOT)]) == (3, 4, 5, 2)
-
-    def test_no_cases(self):
-        with pytest.raises(InputError, match="no cases"):
-            array_shape([])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

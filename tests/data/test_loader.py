@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxbrats.data import loader
-from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.arrays import ArrayCase, identified
 from jaxbrats.data.loader import epoch_order, loader_state, training_batches, validation_batches
 from jaxbrats.system.errors import InputError
 
@@ -158,6 +158,7 @@ class TestValidation:
 
 class TestPosition:
     def test_tells_other_data_apart(self, cases):
+        cases = identified(cases)
         position = loader_state(cases, seed=3)
         assert position == loader_state(list(cases), seed=3)
         assert position["seed"] == 3
@@ -166,6 +167,21 @@ class TestPosition:
             loader_state(other, seed) != position
             for other, seed in ((cases, 4), (cases[:6], 3), (cases[::-1], 3), ([*cases[:6], cases[0]], 3))
         )
+        np.save(cases[0].mask, np.full(SHAPE, 3, np.uint8))
+        assert loader_state(identified(cases), seed=3) != position
+        np.save(cases[0].mask, np.zeros(SHAPE, np.uint8))
+        assert loader_state(identified(cases), seed=3) == position
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_refuses_an_array_that_was_written_since_it_was_identified(self, cases, workers):
+        cases = identified(cases)
+        np.save(cases[5].mask, np.ones(SHAPE, np.uint8))  # as it was, at another time
+        os.utime(cases[5].mask, ns=(1, 1))
+        with (
+            training_batches(cases, batch_size=7, seed=0, workers=workers) as batches,
+            pytest.raises(InputError, match=r"case case5: .*mask5.npy: was written by something else while it was in"),
+        ):
+            next(batches)
 
 
 class TestRefusals:

@@ -159,6 +159,7 @@ def test_the_record_of_a_kept_case(tmp_path):
     np.testing.assert_array_equal(mask, labels()[2:6, 2:6, 1:5])
     np.testing.assert_array_equal(result, preprocess_images(case, SMALL)[0])
     counts = np.bincount(mask.ravel(), minlength=4).tolist()
+    outside = [np.count_nonzero(labels() == label) - counts[label] for label in (1, 2, 3)]
     assert json.loads(json.dumps(record)) == {
         "status": "kept",
         "reason": "",
@@ -169,6 +170,7 @@ def test_the_record_of_a_kept_case(tmp_path):
         "crop_origin": [2, 2, 1],
         "tumour_fraction": sum(counts[1:]) / 64,
         "label_voxels": counts,
+        "label_voxels_outside": [0, *outside],
         "normalization": {name: {"min": 0, "max": int(arrays[name].max())} for name in ("t2f", "t1c", "t2w")},
     }
 
@@ -183,6 +185,8 @@ def test_tumour_is_counted_in_the_crop(tmp_path, least, status):
     assert record["status"] == status
     assert (result is None, mask is None) == (status == "skipped",) * 2
     assert record["tumour_fraction"] == 0.0625
+    assert record["label_voxels"] == [60, 0, 0, 4]
+    assert record["label_voxels_outside"] == [0, 0, 8 * 7, 0]
     assert (record["reason"] == "6.250% tumour voxels in the crop, expected at least 6.260%") == (status == "skipped")
 
 

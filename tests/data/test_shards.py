@@ -8,8 +8,8 @@ import pytest
 
 from jaxbrats import commands
 from jaxbrats.data import cohort
-from jaxbrats.data.arrays import find_arrays
 from jaxbrats.data.cohort import preprocess_cohort
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.manifest import read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.shards import Shard, cohort_checksum, merge
@@ -86,16 +86,16 @@ def test_shards_at_the_same_time(five_cases, tmp_path, monkeypatch):
 def test_a_missing_shard_is_named(five_cases, tmp_path):
     run(five_cases, tmp_path, "1/3")
     with pytest.raises(InputError, match=r"not finished: missing shards 2/3 \(not begun\), 3/3 \(not begun\)\. Run "):
-        find_arrays(tmp_path)
+        read_dataset(tmp_path)
     run(five_cases, tmp_path, "2/3")
     part = json.loads((tmp_path / "manifest.2-of-3.json").read_text())
     (tmp_path / "manifest.2-of-3.json").write_text(json.dumps(part | {"finished": False}))  # as a kill leaves it
     run(five_cases, tmp_path, "3/3")
     with pytest.raises(InputError, match=r"missing shard 2/3 \(not finished\)\. Run jaxbrats preprocess with --shard"):
-        find_arrays(tmp_path)
+        read_dataset(tmp_path)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert run(five_cases, tmp_path, "2/3")["missing"] == []
-    assert len(find_arrays(tmp_path)) == 5
+    assert len(read_dataset(tmp_path).cases) == 5
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == stamps
 
 
@@ -105,7 +105,7 @@ def test_a_run_without_shards_takes_over(five_cases, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert len(run(five_cases, tmp_path, "1/1")["cases"]) == 5
     assert stamps.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}.items()
-    assert len(find_arrays(tmp_path)) == 5
+    assert len(read_dataset(tmp_path).cases) == 5
     assert [path.name for path in tmp_path.glob("*.json")] == ["manifest.json"]
 
 
@@ -125,7 +125,7 @@ def test_a_cohort_that_grew_between_shards(tmp_path):
     write_cohort(raw, 3, (16, 16, 16), seed=0, workers=1)
     assert run(raw, out, "2/2")["missing"] == ["2/2 (of another cohort than 1/2)"]
     assert run(raw, out, "1/2")["missing"] == []
-    assert len(find_arrays(out)) == 3
+    assert len(read_dataset(out).cases) == 3
 
 
 def test_cases_that_are_gone_are_deleted_with_the_last_shard(five_cases, tmp_path):
@@ -137,7 +137,7 @@ def test_cases_that_are_gone_are_deleted_with_the_last_shard(five_cases, tmp_pat
     run(raw, out, "1/2")
     run(raw, out, "2/2")
     assert not (out / "images" / f"{gone.name}.npy").exists()
-    assert len(find_arrays(out)) == len(list(out.glob("images/*.npy"))) == 2
+    assert len(read_dataset(out).cases) == len(list(out.glob("images/*.npy"))) == 2
 
 
 def test_shards_that_do_not_go_together_are_refused(five_cases, tmp_path):
@@ -148,7 +148,7 @@ def test_shards_that_do_not_go_together_are_refused(five_cases, tmp_path):
         run(five_cases, tmp_path, "2/3", Preprocessing(("t2f",), (8, 8, 8), "zscore", 0.0))
     (tmp_path / "manifest.1-of-2.json").write_bytes((tmp_path / "manifest.1-of-3.json").read_bytes())
     with pytest.raises(InputError, match=r"in shards of 2 and of 3, which do not go together"):
-        find_arrays(tmp_path)
+        read_dataset(tmp_path)
 
 
 def test_two_runs_of_one_shard_and_a_whole_run_beside_shards_are_refused(five_cases, tmp_path, monkeypatch):

@@ -35,13 +35,13 @@ def test_a_table_of_checkpoints(tiny_run, tiny_data, tmp_path, request):
 def test_what_a_run_was_trained_on_is_not_scored(tiny_run, tiny_data, tmp_path):
     """Of two runs the cases that both have not seen; where there is none, it says so."""
     record, dataset = read_record(tiny_run), read_dataset(tiny_data)
-    assert [case.name for case in unseen_cases([record], dataset)] == list(record.split.val)
+    assert [case.name for case in unseen_cases([record], dataset, [])] == list(record.split.val)
     first, *others = record.split.val
     other = dataclasses.replace(record, split=Split((first, *record.split.train[1:]), (record.split.train[0], *others)))
-    assert [case.name for case in unseen_cases([record, other], dataset)] == others
+    assert [case.name for case in unseen_cases([record, other], dataset, [])] == others
     swapped = dataclasses.replace(record, split=Split(record.split.val, record.split.train))
     with pytest.raises(InputError, match="no case that none of the runs was trained on"):
-        unseen_cases([record, swapped], dataset)
+        unseen_cases([record, swapped], dataset, [])
 
 
 def test_an_unknown_run_is_named(tiny_data, request):

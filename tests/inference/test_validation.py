@@ -10,11 +10,11 @@ from jaxbrats.config.settings import Loss, Model, Settings
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.labels import ED, ET
 from jaxbrats.inference.validation import jit_validation_step, make_validation
+from jaxbrats.model.losses import make_loss
 from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
 from jaxbrats.train.optimizer import make_optimizer
 from jaxbrats.train.state import TrainState, init_state, make_model
-from jaxbrats.train.step import make_loss
 
 
 def test_each_case_is_scored_by_itself():

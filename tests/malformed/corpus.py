@@ -1,8 +1,8 @@
 """The corpus of malformed and odd inputs, and what comes of each.
 
 Every kind is tried with a sound case beside it: a bad file must not change another case's result. Cohorts of NIfTI
-files go through preprocessing and through the check, which must agree; folders of arrays through what training reads
-them with.
+files go through preprocessing and through the check, which must agree; folders of arrays, with and without a manifest,
+through what training reads them with.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, identified, read_image, read_labels
 from jaxbrats.data.check.cohort import CohortReport, check_cohort
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import array_shape, read_dataset
 from jaxbrats.data.manifest import FAILED, KEPT, image_path, mask_path
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.system.errors import InputError
-from malformed import bad_arrays, bad_cohorts, bad_files, bad_voxels, kinds
+from malformed import bad_arrays, bad_cohorts, bad_files, bad_manifests, bad_voxels, kinds
 from malformed.kinds import ACCEPTED, GOOD, ODD, REFUSED, SAME, SKIPPED, Files, Kind
 
 SETTINGS = Preprocessing(crop=(6, 6, 6), min_tumour=0.01)
@@ -33,6 +33,7 @@ CORPUS = {
     "segmentation": bad_voxels.LABEL_KINDS,
     "cohort": bad_cohorts.KINDS,
     "array": bad_arrays.KINDS,
+    "manifest": bad_manifests.KINDS,
 }
 
 _NOBODY = 65534
@@ -77,7 +78,8 @@ def attempt(group: str, kind: Kind) -> Outcome:
         pathlib.Path(folder).chmod(0o777)
         with _as_user() if kind.needs_user else contextlib.nullcontext():
             begin = time.perf_counter()
-            outcome = (_attempt_arrays if group == "array" else _attempt_cohort)(kind, pathlib.Path(folder))
+            attempts = {"array": _attempt_arrays, "manifest": _attempt_manifest}
+            outcome = attempts.get(group, _attempt_cohort)(kind, pathlib.Path(folder))
             seconds = time.perf_counter() - begin
         return dataclasses.replace(outcome, message=outcome.message.replace(folder, ""), seconds=seconds)
 
@@ -163,12 +165,33 @@ def _attempt_arrays(kind: Kind, folder: pathlib.Path) -> Outcome:
         for number, name in enumerate((GOOD, ODD)):
             np.save(folder / folder_name / f"{prefix}_{number}.npy", sound()[name][part])
     kind.spoil(Files(folder, folder / "images" / "image_1.npy", folder / "masks" / "mask_1.npy"))
-    good = ArrayCase("image_0", "image_0", folder / "images" / "image_0.npy", folder / "masks" / "mask_0.npy")
+    return _read(folder, ArrayCase("image_0", "image_0", folder / "images/image_0.npy", folder / "masks/mask_0.npy"))
+
+
+def _attempt_manifest(kind: Kind, folder: pathlib.Path) -> Outcome:
+    """Also that no file is written or deleted, wherever a manifest may point."""
+    raw, out = folder / "raw", folder / "out"
+    kinds.write_cohort(raw)
+    preprocess_cohort(raw, out, SETTINGS, workers=1, progress=False)
+    kind.spoil(Files(out, image_path(out, ODD), mask_path(out, ODD)))
+    before = _stamps(folder)
+    good = ArrayCase(GOOD, GOOD, image_path(out, GOOD), mask_path(out, GOOD))
+    outcome = _read(out, good)
+    if outcome.result == REFUSED:
+        # What reading refuses, going on with preprocessing refuses too, before it changes anything.
+        with contextlib.suppress(InputError):
+            preprocess_cohort(raw, out, SETTINGS, workers=1, progress=False)
+    unchanged = outcome.neighbour_unchanged and _stamps(folder) == before
+    return dataclasses.replace(outcome, neighbour_unchanged=unchanged)
+
+
+def _read(folder: pathlib.Path, good: ArrayCase) -> Outcome:
+    """Reads a folder of arrays as training does."""
     refusal = None
     try:
         cases = read_dataset(folder).cases
         array_shape(cases)
-        (odd,) = (case for case in cases if case.name != good.name)
+        (odd,) = (case for case in identified(cases) if case.name != good.name)
         result, message = _taken((read_image(odd), read_labels(odd))), ""
     except InputError as error:
         refusal, result, message = error, REFUSED, str(error)
@@ -181,6 +204,12 @@ def _attempt_arrays(kind: Kind, folder: pathlib.Path) -> Outcome:
         check_agrees=True,
         seconds=0,
     )
+
+
+def _stamps(folder: pathlib.Path) -> dict[pathlib.Path, tuple[int, int]]:
+    """Size and time of every file but locks."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 
 def _taken(arrays: Arrays) -> str:

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from jaxbrats.config.settings import from_config
-from jaxbrats.data.arrays import find_arrays
-from jaxbrats.data.split import find_split
+from jaxbrats.runs import job
 from jaxbrats.system import distributed
 from jaxbrats.system.distributed import Cluster, find_cluster
 from jaxbrats.system.errors import InputError
-from jaxbrats.train.loop import train
+from jaxbrats.train import checkpoints
 
 # The training program; at a step it is told, it waits to be killed.
 TRAIN = """
@@ -157,7 +156,9 @@ def test_the_death_of_process_0_ends_the_others(joined):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_data, tiny_config, tmp_path):
+def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(
+    tiny_data, tiny_config, tmp_path, training_alone
+):
     """Eight devices of one process; two processes, killed; two again, which share each volume; one device: the losses
     are those of four devices of one process.
     """
@@ -167,13 +168,12 @@ def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(tiny_da
     # Small, because Adam's first step moves a parameter whose gradient is rounding by the whole learning rate.
     settings.update({"batch_size": 4, "schedule": "constant", "learning_rate": 1e-4})
     settings.checkpoint.every_steps = 1
-    settings.data.workers = 0
-    cases = find_arrays(tiny_data)
-    sides = [[case for case in cases if case.name in side] for side in vars(find_split(tiny_data, cases)).values()]
+    settings.data.workers, settings.data.dir = 0, str(tiny_data)
 
     def train_here(workdir, epochs, data, space):
         settings.num_epochs, settings.mesh.data, settings.mesh.space = epochs, data, space
-        return train(from_config(settings), *sides, workdir).step
+        assert job.run(from_config(settings), workdir) == 0
+        return checkpoints.choose_step(workdir, "latest")
 
     def start_two(hang_at, space, environment=None):
         port = free_port()

@@ -30,8 +30,9 @@ _CURVE_TITLES = {
         "Intersection over union of each label in training and validation, over epochs.",
     ),
 }
-# Settings that list every case: told by their number.
-_LISTS = ("train", "val")
+# What lists every case of the run: the sides are told by their number.
+_SIDES = ("train", "val")
+_LISTS = (*_SIDES, "cases")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,13 +186,12 @@ def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     groups = {"Training": {name: value for name, value in settings.items() if not isinstance(value, Mapping)}}
     groups |= {name.capitalize(): value for name, value in settings.items() if isinstance(value, Mapping)}
     data = config.get("data", {})
-    # Of each case the record holds more than anybody wants to read here.
-    arrays = {name: value for name, value in data.items() if name not in (*_LISTS, "cases")}
-    arrays |= {f"{name} cases": len(data[name]) for name in _LISTS if name in data}
+    arrays = {name: value for name, value in data.items() if name not in _LISTS}
+    arrays |= {f"{name} cases": len(data[name]) for name in _SIDES if name in data}
     code = config.get("code", {})
-    commit = (code.get("commit") or "not in a repository") + (", modified" if code.get("modified") else "")
-    made_with = {"jaxbrats": code.get("version"), "commit": commit, "source": code.get("sha256", "")[:16]}
-    groups |= {"Arrays": arrays, "Made with": made_with | config.get("machine", {}) | config.get("versions", {})}
+    commit = f"{code.get('commit') or 'unknown'}{', modified' if code.get('modified') else ''}"
+    made_with = {"jaxbrats": code.get("version", "unknown"), "commit": commit, **config.get("machine", {})}
+    groups |= {"Arrays": arrays, "Made with": made_with | config.get("versions", {})}
     return {title: {name: _text(value) for name, value in group.items()} for title, group in groups.items() if group}
 
 

@@ -1,0 +1,34 @@
+"""Copies of the finished run, to change and to go on with."""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from jaxbrats import main
+from jaxbrats.runs import job
+from jaxbrats.train.loop import Outcome
+
+
+@pytest.fixture
+def run(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the run with its data, to write to."""
+    return pathlib.Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def train(tiny_config: pathlib.Path) -> Callable[..., int]:
+    """The training program in a folder, with settings to change; data.dir=FOLDER and so on."""
+
+    def train(workdir: pathlib.Path, **changes: object) -> int:
+        flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in changes.items()]
+        return main.run([f"--config={tiny_config}", f"--workdir={workdir}", *flags])
+
+    return train
+
+
+@pytest.fixture
+def begun_only(training_alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training program up to where it would train."""
+    monkeypatch.setattr(job, "train", lambda *_, **__: Outcome(0, trained=False))
