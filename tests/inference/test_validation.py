@@ -10,6 +10,7 @@ from jaxbrats.config.settings import Loss, Model, Settings
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.labels import ED, ET
 from jaxbrats.inference.validation import jit_validation_step, make_validation
+from jaxbrats.model.heads import LABELS
 from jaxbrats.model.losses import make_loss
 from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
@@ -63,7 +64,7 @@ def validate(tmp_path):
         case("half_found", enhancing, half, None),  # no manifest tells of an outside
         case("all_outside", empty, empty, [100, 5, 0, 0]),  # nothing but 5 voxels of necrosis, outside
     ]
-    return make_validation(make_mesh(1, 1, 2), Shown(), make_loss(Loss()), cases, 2)
+    return make_validation(make_mesh(1, 1, 2), Shown(), make_loss(Loss()), LABELS, cases, 2)
 
 
 STATE = TrainState(jnp.int32(0), {}, {}, {}, jnp.int32(0))
@@ -95,7 +96,7 @@ def test_a_signal_cuts_validation_short(validate):
 def test_the_scores_do_not_depend_on_the_mesh(validate, tmp_path):
     cases = [ArrayCase("case", "case", tmp_path / "half_found-image.npy", tmp_path / "half_found-mask.npy")]
     scores = [
-        make_validation(make_mesh(data, space, data), Shown(), make_loss(Loss()), cases, data)(
+        make_validation(make_mesh(data, space, data), Shown(), make_loss(Loss()), LABELS, cases, data)(
             replicate(make_mesh(data, space, data), STATE), StopFlag()
         )
         for data, space in ((1, 1), (2, 2))
