@@ -22,10 +22,10 @@ class Data:
         crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume.
         normalization: minmax maps each whole volume to [0, 1]; zscore gives brain voxels (not zero) mean 0 and standard
             deviation 1.
-        min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
         patch: Size (X, Y, Z) in voxels of what a step sees of each array, and of the windows that predict; none for the
             whole array.
         foreground: Share of the patches that are centred on tumour, its classes taking turns.
+        min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
         spacing: Size (X, Y, Z) in mm of the arrays' voxels; none for that of most cases. Others are resampled.
         split: File that names the cases of each side, {"train": [...], "val": [...]}, or the config.json of a run whose
             split to take; empty for the arrays' own or a new one.
