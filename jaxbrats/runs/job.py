@@ -60,8 +60,8 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
         validate = make_validation(
             mesh,
             make_model(settings),
-            make_loss(settings.loss, make_head()),
-            make_head(),
+            make_loss(settings.loss, make_head(settings)),
+            make_head(settings),
             validation,
             settings.batch_size // settings.accumulate,
         )
