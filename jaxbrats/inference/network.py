@@ -81,7 +81,7 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
 def load_ensemble(
     runs: Sequence[tuple[str | pathlib.Path, Settings, Frame | None]], step: str = "best"
 ) -> list[Network]:
-    """Reads several runs' networks, which must share their head, their preprocessing and the frame of their training cases.
+    """Reads several runs' networks, which must share head, preprocessing and the frame of their training cases.
 
     Args:
         runs: Folder, settings and frame of each run, as `load_network` takes them.
@@ -97,7 +97,7 @@ def load_ensemble(
                 f"an ensemble needs runs with one head: it is {network.head} here and {networks[0].head} in "
                 f"{networks[0].workdir}",
                 file=network.workdir,
-                hint="Give thresholds for all with --thresholds, or predict with each run by itself",
+                hint="Predict with each run by itself, or give --thresholds for all where nothing else differs",
             )
         first, other = _prepared(networks[0]), _prepared(network)
         different = [name for name in first if first[name] != other[name]]

@@ -84,7 +84,7 @@ def predict_cases(
         postprocessing: What is done to the labels; None for nothing.
         convention: Number of the enhancing tumour in the files: '2023' writes 3, '2021' writes 4.
         maps: Some of `MAPS`. 'probabilities' writes CASE-probabilities.nii.gz `(X, Y, Z, K)`, 'entropy' the
-            uncertainty in nats, 0 to ln K, as CASE-entropy.nii.gz.
+            uncertainty in nats as CASE-entropy.nii.gz; see `entropy` of the head.
         head: What the probabilities mean.
 
     Yields:

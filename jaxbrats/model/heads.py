@@ -108,7 +108,7 @@ class RegionsHead:
         return jnp.broadcast_to(jnp.asarray(channel_weights, jnp.float32), (*labels.shape, self.channels))
 
     def focal_alpha(self, labels: jax.Array, alpha: float) -> jax.Array | float:
-        """Scale of the focal loss of each entry of `log_likelihood`: alpha within a region, else 1 - alpha (Lin 2017)."""
+        """Scale of the focal loss of each entry of `log_likelihood`: alpha within a region, 1 - alpha outside."""
         return jnp.where(self.targets(labels) > 0, alpha, 1 - alpha)
 
     def labels(self, probabilities: np.ndarray) -> np.ndarray:
