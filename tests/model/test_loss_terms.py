@@ -110,6 +110,9 @@ def test_topk_is_the_mean_of_the_largest(costs, share, expected):
 def test_topk_moves_the_largest_alone_and_equals_alike():
     gradient = jax.grad(losses.topk_cross_entropy)(jnp.array([-1.0, -5.0, -2.0, -2.0, -2.0]), 0.4)
     np.testing.assert_allclose(gradient, [0, -1 / 2, -1 / 6, -1 / 6, -1 / 6], rtol=1e-6)
+    # Of either sign, 0 is 0.
+    gradient = jax.grad(losses.topk_cross_entropy)(jnp.array([0.0, -0.0, -1.0, 0.0]), 0.5)
+    np.testing.assert_allclose(gradient, [-1 / 6, -1 / 6, -1 / 2, -1 / 6], rtol=1e-6)
 
 
 def test_topk_equals_sorting():
