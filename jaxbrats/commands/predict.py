@@ -23,6 +23,8 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxbrats.commands.startup import prepare_jax
+from jaxbrats.config import typed
+from jaxbrats.config.settings import Settings
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.network import load_ensemble
 from jaxbrats.inference.output_folder import made_by, open_output
@@ -30,6 +32,7 @@ from jaxbrats.inference.patient import MODES
 from jaxbrats.inference.postprocess import Postprocessing, read_postprocessing
 from jaxbrats.inference.predict import Segmentation, output_names, predict_cases
 from jaxbrats.inference.predictor import Predictor
+from jaxbrats.model.heads import RegionsHead
 from jaxbrats.report.overlays import plot_overlay
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError, printable
@@ -61,12 +64,23 @@ _MIRROR = flags.DEFINE_bool(
     "mirror", False, "Average over the eight mirrorings of the image too; takes eight times as long.", flag_values=FLAGS
 )
 _PROBABILITIES = flags.DEFINE_bool(
-    "probabilities", False, "Write the class probabilities as OUTPUT/CASE-probabilities.nii.gz.", flag_values=FLAGS
+    "probabilities",
+    False,
+    "Write the probabilities, of background, NCR, ED and ET or of the regions WT, TC and ET, as "
+    "OUTPUT/CASE-probabilities.nii.gz.",
+    flag_values=FLAGS,
 )
 _UNCERTAINTY = flags.DEFINE_bool(
     "uncertainty",
     False,
-    "Write how uncertain each voxel is, the entropy of its probabilities in nats, as OUTPUT/CASE-entropy.nii.gz.",
+    "Write how uncertain each voxel is, the entropy of its probabilities in nats, as OUTPUT/CASE-entropy.nii.gz: up to "
+    "ln 4 = 1.39 for labels, 3 ln 2 = 2.08 for regions.",
+    flag_values=FLAGS,
+)
+_THRESHOLDS = flags.DEFINE_string(
+    "thresholds",
+    None,
+    "Probability of WT,TC,ET above which a voxel belongs to it, for runs with the head regions; by default the run's.",
     flag_values=FLAGS,
 )
 _POSTPROCESS = flags.DEFINE_bool(
@@ -86,7 +100,8 @@ def main() -> int:
     prepare_jax()
     workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
     records = [(workdir, read_record(workdir)) for workdir in workdirs]
-    networks = load_ensemble([(workdir, record.settings, record.frame) for workdir, record in records], _STEP.value)
+    runs = [(workdir, _with_thresholds(record.settings), record.frame) for workdir, record in records]
+    networks = load_ensemble(runs, _STEP.value)
     settings = networks[0].preprocessing
     postprocessing = read_postprocessing(workdirs) if _POSTPROCESS.value else Postprocessing()
     maps = [name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value]
@@ -97,6 +112,7 @@ def main() -> int:
         "postprocess": dataclasses.asdict(postprocessing),
         "labels": _CONVENTION.value,
         "maps": maps,
+        **({"thresholds": networks[0].head.thresholds} if isinstance(networks[0].head, RegionsHead) else {}),
     }
     cohort = find_cases(_INPUT.value, settings.modalities)
     folder = pathlib.Path(_OUTPUT.value)
@@ -136,6 +152,14 @@ def main() -> int:
     for problem in without_picture:
         print(f"segmented, but without a picture: {problem}", file=sys.stderr)
     return 1 if problems or without_picture else 0
+
+
+def _with_thresholds(settings: Settings) -> Settings:
+    """A run's settings with the thresholds asked for."""
+    if _THRESHOLDS.value is None:
+        return settings
+    thresholds = typed.read(typed.type_of(Settings, "model.thresholds"), _THRESHOLDS.value, "--thresholds")
+    return dataclasses.replace(settings, model=dataclasses.replace(settings.model, thresholds=thresholds))
 
 
 def _draw(result: Segmentation, folder: pathlib.Path, modality: str) -> InputError | None:

@@ -6,6 +6,7 @@ from typing import Literal
 from jaxbrats.config.checks import need
 
 Norm = Literal["none", "instance", "group", "batch"]
+HeadName = Literal["labels", "regions"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
 
 
@@ -24,12 +25,16 @@ class Model:
         norm: Normalisation after each convolution.
         activation: Activation function after each normalisation.
         dropout: Dropout rate of each level, or one for all.
+        head: What the output means: a softmax over the labels, or a sigmoid for each of the regions WT, TC and ET.
+        thresholds: Probability of WT, TC and ET above which a voxel belongs to it, with the head regions.
     """
 
     features: tuple[int, ...] = (16, 32, 64, 128, 256)
     norm: Norm = "none"
     activation: Activation = "relu"
     dropout: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2, 0.3)
+    head: HeadName = "labels"
+    thresholds: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
         need(min(self.features, default=0) >= 1, "model.features needs positive numbers", self.features)
@@ -37,3 +42,6 @@ class Model:
         depth = len(self.features)
         rule = f"model.dropout needs one rate, or one for each of the {depth} levels of model.features"
         need(len(self.dropout) in (1, depth), rule, self.dropout)
+        need(all(0 <= p < 1 for p in self.thresholds), "model.thresholds lie from 0 to below 1", self.thresholds)
+        right = self.head == "regions" or self.thresholds == (0.5, 0.5, 0.5)
+        need(right, "model.thresholds are for model.head = regions", self.thresholds)

@@ -105,6 +105,7 @@ class Settings:
         need(batch % parts == 0, f"batch_size must be divisible by config.accumulate, which is {parts}", batch)
         rule = f"batch_size must be a multiple of the {devices} devices of mesh.data"
         need(batch % max(devices, 1) == 0, rule, batch)
+        self.loss.check_head(self.model.head)
         depth = len(self.model.features)
         factors = downsampling(depth)
         smallest = "x".join(map(str, factors))

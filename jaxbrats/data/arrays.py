@@ -214,6 +214,22 @@ def read_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
     return _fill(labels, out, case.name, case.mask)
 
 
+def label_voxels(cases: Sequence[ArrayCase]) -> np.ndarray:
+    """Voxels of each label in the masks of cases, int64 `(cases, 4)`: as the manifest has them, else counted now.
+
+    Raises:
+        InputError: a mask cannot be read.
+    """
+
+    def count(case: ArrayCase) -> np.ndarray:
+        counts = (case.record or {}).get("label_voxels")
+        return np.bincount(read_labels(case).ravel(), minlength=NUM_CLASSES) if counts is None else np.array(counts)
+
+    # Few threads, since each may hold a mask.
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return np.array(list(pool.map(count, cases)), np.int64).reshape(len(cases), NUM_CLASSES)
+
+
 def _check_finite(image: np.ndarray, case: ArrayCase) -> None:
     # NaN and infinity survive a sum, cheaper than a test of each voxel; a sum can also overflow, hence the second look.
     with np.errstate(over="ignore", invalid="ignore"):

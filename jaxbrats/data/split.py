@@ -1,7 +1,6 @@
 """Which cases to train on and which to validate on: by patient, balanced by tumour size, written down once."""
 
 import collections
-import concurrent.futures
 import dataclasses
 import math
 import os
@@ -12,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from jaxbrats.config.data import Data
-from jaxbrats.data.arrays import ArrayCase, read_labels
+from jaxbrats.data.arrays import ArrayCase, label_voxels
 from jaxbrats.data.dataset import SIDES, Dataset
 from jaxbrats.data.labels import BACKGROUND
 from jaxbrats.data.names import natural_key
@@ -197,14 +196,6 @@ def read_split(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
 
 
 def _tumour_volumes(cases: Sequence[ArrayCase]) -> dict[str, int]:
-    """Tumour voxels of each case: as the manifest has counted them, else counted now."""
-
-    def volume(case: ArrayCase) -> int:
-        counts = (case.record or {}).get("label_voxels")
-        if counts is None:
-            counts = np.bincount(read_labels(case).ravel())
-        return int(sum(counts[BACKGROUND + 1 :]))
-
-    # Few threads, since each may hold a mask.
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        return dict(zip((case.name for case in cases), pool.map(volume, cases), strict=True))
+    """Tumour voxels of each case."""
+    tumour = label_voxels(cases)[:, BACKGROUND + 1 :].sum(axis=1)
+    return dict(zip((case.name for case in cases), tumour.tolist(), strict=True))

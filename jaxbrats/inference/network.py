@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
-from jaxbrats.model.heads import LABELS, LabelsHead
+from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.system.errors import InputError
 from jaxbrats.train import checkpoints
 from jaxbrats.train.state import make_head, make_model, smallest_image
@@ -41,7 +41,7 @@ class Network:
     variables: Any
     window: tuple[int, int, int]
     frame: Frame | None = None
-    head: LabelsHead = LABELS
+    head: Head = LABELS
 
     def checksum(self) -> str:
         """Digest of the names, shapes and values of the variables: what tells one trained network from another."""
@@ -74,25 +74,31 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
         {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
     )
     number, variables = checkpoints.load_variables(workdir, step, like)
-    return Network(
-        workdir, number, Preprocessing.of(settings.data), model, variables, settings.data.window, frame, make_head()
-    )
+    preprocessing, head = Preprocessing.of(settings.data), make_head(settings)
+    return Network(workdir, number, preprocessing, model, variables, settings.data.window, frame, head)
 
 
 def load_ensemble(
     runs: Sequence[tuple[str | pathlib.Path, Settings, Frame | None]], step: str = "best"
 ) -> list[Network]:
-    """Reads several runs' networks, which must share their preprocessing and the frame of their training cases.
+    """Reads several runs' networks, which must share head, preprocessing and the frame of their training cases.
 
     Args:
         runs: Folder, settings and frame of each run, as `load_network` takes them.
         step: 'best', 'latest' or a step's number.
 
     Raises:
-        InputError: as `load_network`, or runs that were preprocessed differently.
+        InputError: as `load_network`, or runs that were preprocessed differently or whose outputs mean something else.
     """
     networks = [load_network(*run, step) for run in runs]
     for network in networks[1:]:
+        if network.head != networks[0].head:
+            raise InputError(
+                f"an ensemble needs runs with one head: it is {network.head} here and {networks[0].head} in "
+                f"{networks[0].workdir}",
+                file=network.workdir,
+                hint="Predict with each run by itself, or give --thresholds for all where nothing else differs",
+            )
         first, other = _prepared(networks[0]), _prepared(network)
         different = [name for name in first if first[name] != other[name]]
         if networks[0].frame and network.frame and networks[0].frame.is_like(network.frame):

@@ -23,7 +23,7 @@ from jaxbrats.data.raw.nifti import write_labels, write_map
 from jaxbrats.inference.patient import Patient, read_patient
 from jaxbrats.inference.postprocess import Postprocessing, postprocess
 from jaxbrats.inference.source_files import SourceFile
-from jaxbrats.model.heads import LABELS, LabelsHead
+from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.system.errors import InputError
 
 MAPS = ("probabilities", "entropy")
@@ -67,7 +67,7 @@ def predict_cases(
     postprocessing: Postprocessing | None = None,
     convention: str = "2023",
     maps: Collection[str] = (),
-    head: LabelsHead = LABELS,
+    head: Head = LABELS,
 ) -> Iterator[Segmentation | InputError]:
     """Segments cases one after the other and writes `folder/CASE.nii.gz` on the voxels of each case's own files.
 
@@ -84,7 +84,7 @@ def predict_cases(
         postprocessing: What is done to the labels; None for nothing.
         convention: Number of the enhancing tumour in the files: '2023' writes 3, '2021' writes 4.
         maps: Some of `MAPS`. 'probabilities' writes CASE-probabilities.nii.gz `(X, Y, Z, K)`, 'entropy' the
-            uncertainty in nats, 0 to ln K, as CASE-entropy.nii.gz.
+            uncertainty in nats as CASE-entropy.nii.gz; see `entropy` of the head.
         head: What the probabilities mean.
 
     Yields:
@@ -123,7 +123,7 @@ def _segment(
     postprocessing: Postprocessing | None,
     convention: str,
     maps: Collection[str],
-    head: LabelsHead,
+    head: Head,
 ) -> Segmentation:
     with _of_this_case(name, "Use a machine with more"):
         patient = read()
@@ -158,7 +158,7 @@ def _segment(
 
 
 def _write_maps(
-    folder: pathlib.Path, patient: Patient, probabilities: np.ndarray, maps: Collection[str], head: LabelsHead
+    folder: pathlib.Path, patient: Patient, probabilities: np.ndarray, maps: Collection[str], head: Head
 ) -> None:
     if "entropy" in maps:
         whole = patient.on_file(head.entropy(probabilities))

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.sliding_window import Size, predict_probabilities
-from jaxbrats.model.heads import LabelsHead
+from jaxbrats.model.heads import Head
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Predictor:
     mirror: bool = False
 
     @property
-    def head(self) -> LabelsHead:
+    def head(self) -> Head:
         """What the networks' output means."""
         return self.networks[0].head
 
@@ -73,7 +73,7 @@ class Predictor:
 
 @functools.partial(jax.jit, static_argnames=("model", "head"))
 def _probabilities(
-    model: nn.Module, head: LabelsHead, variables: Any, images: jax.Array, mirror: jax.Array | None
+    model: nn.Module, head: Head, variables: Any, images: jax.Array, mirror: jax.Array | None
 ) -> jax.Array:
     """Class probabilities; `mirror` says for each axis whether to reverse it before, and back afterwards."""
     return _mirror(head.probabilities(model.apply(variables, _mirror(images, mirror))), mirror)

@@ -11,7 +11,7 @@ from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.labels import BACKGROUND, NUM_CLASSES, REGIONS
 from jaxbrats.data.loader import validation_batches
 from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, region_dice
-from jaxbrats.model.heads import LABELS, LabelsHead
+from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.model.losses import LossFunction
 from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.checkpoints import SCORE
@@ -30,7 +30,7 @@ class CaseMetrics(NamedTuple):
 
 
 def validation_step(
-    model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch, head: LabelsHead = LABELS
+    model: nn.Module, loss_function: LossFunction, state: TrainState, batch: Batch, head: Head = LABELS
 ) -> CaseMetrics:
     """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
     logits = model.apply(state.variables, batch["image"])
@@ -39,7 +39,7 @@ def validation_step(
 
 
 def jit_validation_step(
-    mesh: jax.sharding.Mesh, model: nn.Module, loss_function: LossFunction, head: LabelsHead = LABELS
+    mesh: jax.sharding.Mesh, model: nn.Module, loss_function: LossFunction, head: Head = LABELS
 ) -> Callable[[TrainState, Batch], CaseMetrics]:
     """`validation_step` compiled over the mesh."""
 
@@ -54,7 +54,7 @@ def make_validation(
     mesh: jax.sharding.Mesh,
     model: nn.Module,
     loss_function: LossFunction,
-    head: LabelsHead,
+    head: Head,
     cases: Sequence[ArrayCase],
     batch_size: int,
 ) -> Validate:

@@ -1,4 +1,4 @@
-"""Scores computed on the device while training: from logits to the few numbers worth sending to the host."""
+"""Scores computed on the device while training: from labels to the few numbers worth sending to the host."""
 
 from typing import NamedTuple
 
@@ -12,33 +12,33 @@ class Counts(NamedTuple):
     `jax.tree.map(lambda count: count.sum(0), counts)` gives those of a whole batch.
 
     Attributes:
-        confusion: `(B, C, C)`: of each volume, voxels of reference class i predicted (argmax) as class j.
-        confusion_above_half: `(B, C, C)`: the same, of the voxels whose largest probability is above one half.
+        confusion: `(B, C, C)`: of each volume, voxels of reference class i predicted as class j.
+        confusion_above_half: `(B, C, C)`: the same with one half as the threshold of every probability: of labels that
+            exclude each other only the voxels whose largest probability is above it, of regions the labels that follow.
     """
 
     confusion: jax.Array
     confusion_above_half: jax.Array
 
 
-def count(logits: jax.Array, labels: jax.Array) -> Counts:
+def confusion_matrix(
+    labels: jax.Array, predicted: jax.Array, classes: int, where: jax.Array | None = None
+) -> jax.Array:
     """Counts voxels by reference and prediction.
 
     Args:
-        logits: `(B, X, Y, Z, C)`.
-        labels: `(B, X, Y, Z)` integers in 0 .. C-1.
+        labels: Reference `(B, X, Y, Z)`, integers in 0 .. classes-1.
+        predicted: The same of the prediction.
+        classes: Number of classes.
+        where: Voxels `(B, X, Y, Z)` to count; None for all.
+
+    Returns:
+        int32 `(B, classes, classes)`, see `Counts.confusion`.
     """
-    classes = logits.shape[-1]
-    # p > 1/2 of the largest class, without the softmax: the others' exponentials sum to less than its own.
-    top = jnp.max(logits, axis=-1, keepdims=True)
-    above_half = jnp.sum(jnp.exp((logits - top).astype(jnp.float32)), axis=-1) < 2
-    pair = labels.astype(jnp.int32) * classes + jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    cells = jnp.arange(classes * classes)
-    here = pair[..., None] == cells
-    shape = (labels.shape[0], classes, classes)
-    return Counts(
-        jnp.sum(here, axis=(1, 2, 3), dtype=jnp.int32).reshape(shape),
-        jnp.sum(here & above_half[..., None], axis=(1, 2, 3), dtype=jnp.int32).reshape(shape),
-    )
+    pair = labels.astype(jnp.int32) * classes + predicted.astype(jnp.int32)
+    here = pair[..., None] == jnp.arange(classes * classes)
+    here = here if where is None else here & where[..., None]
+    return jnp.sum(here, axis=(1, 2, 3), dtype=jnp.int32).reshape(labels.shape[0], classes, classes)
 
 
 def class_dice(confusion: jax.Array) -> jax.Array:
@@ -48,7 +48,7 @@ def class_dice(confusion: jax.Array) -> jax.Array:
 
 
 def class_iou(counts: Counts) -> jax.Array:
-    """Intersection over union of each class, predicted where p > 0.5: counts `(..., C, C)` to `(..., C)`.
+    """Intersection over union of each class, predicted at one half: counts `(..., C, C)` to `(..., C)`.
 
     1 where both sides are empty.
     """
@@ -57,7 +57,7 @@ def class_iou(counts: Counts) -> jax.Array:
 
 
 def accuracy(confusion: jax.Array) -> jax.Array:
-    """Share of voxels whose argmax is the reference class, from `(..., C, C)` counts, over everything."""
+    """Share of voxels predicted as their reference class, from `(..., C, C)` counts, over everything."""
     both = jnp.diagonal(confusion, axis1=-2, axis2=-1)
     return _ratio(both.sum(), confusion.sum())
 

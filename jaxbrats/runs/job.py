@@ -24,6 +24,7 @@ from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
 from jaxbrats.system.signals import Interrupted
 from jaxbrats.train import checkpoints
+from jaxbrats.train.class_weights import balance
 from jaxbrats.train.logs import read_metrics
 from jaxbrats.train.loop import Outcome, train
 from jaxbrats.train.mesh import make_mesh
@@ -56,12 +57,13 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
         record, cases = _begin(settings, workdir, dataset)
     training, validation = cases[: len(record.split.train)], cases[len(record.split.train) :]
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {dataset.folder}")
+    settings = balance(settings, training)
     try:
         validate = make_validation(
             mesh,
             make_model(settings),
-            make_loss(settings.loss, make_head()),
-            make_head(),
+            make_loss(settings.loss, make_head(settings)),
+            make_head(settings),
             validation,
             settings.batch_size // settings.accumulate,
         )

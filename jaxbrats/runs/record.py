@@ -2,8 +2,8 @@
 
     RUN/config.json     {"settings", "data": {"dir", "raw_dir", "frame", "fingerprint", "split", "train", "val",
                          "cases": {NAME: {"patient", "image", "mask"}}}, "code", "versions", "machine"}
-    RUN/starts.jsonl    a line for each start: when, after which step, the settings that it changed, code, versions,
-                        machine
+    RUN/starts.jsonl    a line for each start: when, after which step, the settings that it changed (balanced
+                        weights with the numbers they came to), code, versions, machine
 
 `settings.data` holds what the arrays were really made with and `data.frame` how their voxels lie; prediction brings new
 patients to both. `data.cases` holds the checksums of the arrays that the run began with: what identifies data is its

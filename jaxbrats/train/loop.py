@@ -142,10 +142,10 @@ def _compiled_step(
             mesh,
             make_model(settings),
             make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps),
-            make_loss(settings.loss, make_head()),
+            make_loss(settings.loss, make_head(settings)),
             settings.accumulate,
             skip_nonfinite=settings.skip_nonfinite,
-            head=make_head(),
+            head=make_head(settings),
         )
         step = step.lower(state, batch_shapes(mesh, settings.batch_size, shape), key).compile()
     print(f"a step takes {device_memory(step) / 2**30:.2f} GiB of each device's memory", flush=True)

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxbrats.config.model import downsampling
 from jaxbrats.config.settings import Settings
-from jaxbrats.model.heads import LABELS, LabelsHead
+from jaxbrats.model.heads import LABELS, Head, RegionsHead
 from jaxbrats.model.unet import UNet3D
 
 
@@ -38,9 +38,9 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def make_head() -> LabelsHead:
+def make_head(settings: Settings) -> Head:
     """What the network's output means."""
-    return LABELS
+    return RegionsHead(settings.model.thresholds) if settings.model.head == "regions" else LABELS
 
 
 def make_model(settings: Settings) -> UNet3D:
@@ -48,7 +48,7 @@ def make_model(settings: Settings) -> UNet3D:
     network = settings.model
     return UNet3D(
         features=network.features,
-        num_classes=make_head().channels,
+        num_classes=make_head(settings).channels,
         norm=network.norm,
         activation=network.activation,
         dropout=network.dropout if len(network.dropout) > 1 else network.dropout[0],

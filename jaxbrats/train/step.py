@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou
-from jaxbrats.model.heads import LABELS, LabelsHead
+from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.model.losses import LossFunction
 from jaxbrats.train.mesh import batch_sharding, replicated
 from jaxbrats.train.state import TrainState
@@ -44,7 +44,7 @@ def train_step(
     key: jax.Array,
     accumulate: int = 1,
     skip_nonfinite: bool = False,
-    head: LabelsHead = LABELS,
+    head: Head = LABELS,
 ) -> tuple[TrainState, StepMetrics]:
     """One update.
 
@@ -110,7 +110,7 @@ def is_finite(loss: jax.Array, gradients: Any, batch_stats: Any) -> jax.Array:
 def _gradient(
     model: nn.Module,
     loss_function: LossFunction,
-    head: LabelsHead,
+    head: Head,
     params: Any,
     batch_stats: Any,
     batch: Batch,
@@ -157,7 +157,7 @@ def jit_train_step(
     loss_function: LossFunction,
     accumulate: int = 1,
     skip_nonfinite: bool = False,
-    head: LabelsHead = LABELS,
+    head: Head = LABELS,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
 

@@ -2,22 +2,21 @@ import dataclasses
 import json
 import typing
 
-import jax.numpy as jnp
 import pytest
 
 from jaxbrats import config
 from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Settings, from_config, reference
 from jaxbrats.config import data as data_settings
-from jaxbrats.config import loss as loss_settings
 from jaxbrats.config import model as model_settings
 from jaxbrats.config import settings as root
-from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
+from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES, REGIONS
 from jaxbrats.data.normalization import NORMALIZATIONS
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.model.blocks import ACTIVATIONS, NORMS
 from jaxbrats.model.conv import METHODS
-from jaxbrats.model.losses import make_loss
 from jaxbrats.system.errors import InputError
+
+REGIONS_HEAD = {"model": {"head": "regions"}}
 
 
 @pytest.mark.parametrize(
@@ -34,15 +33,11 @@ def test_choices_are_those_that_there_are(choices, table):
     assert typing.get_args(choices) == table
 
 
-def test_every_term_of_the_loss_can_be_computed():
-    for term in typing.get_args(loss_settings.Term):
-        assert make_loss(Loss({term: 2.0}))(jnp.zeros((1, 2, 2, 2, 4)), jnp.zeros((1, 2, 2, 2), int)) > 0
-
-
 def test_defaults_agree_with_what_they_are_for():
     assert Preprocessing.of(Data()) == Preprocessing()
     assert Data().modalities == DEFAULT_MODALITIES
     assert len(Loss().class_weights) == NUM_CLASSES
+    assert len(Loss().region_weights) == len(Model().thresholds) == len(REGIONS)
 
 
 @pytest.mark.parametrize("group", [Settings, Mesh, Data, Model, Loss, Checkpoint])
@@ -57,7 +52,7 @@ def test_help_has_every_setting_with_default_and_type():
     assert "  --config.loss.terms=dice:1.0,focal:1.0\n" in text
     assert "  --config.model.features=16,32,64,128,256\n" in text
     assert "(one of none, instance, group, batch)" in text
-    assert text.count("--config.") == len(list(reference.settings())) == 37
+    assert text.count("--config.") == len(list(reference.settings()))
 
 
 def test_a_record_reads_back():
@@ -80,6 +75,8 @@ def test_values_that_pass_for_others():
     assert from_config({"data": {"val_fraction": 0.2}}).data.val_fraction == 0.2
     assert from_config({"data": {"val_fraction": None}}).data.val_fraction is None
     assert from_config({"loss": {"terms": {"focal": 1}}}).loss.terms == {"focal": 1.0}
+    assert from_config({"loss": {"class_weights": "balanced"}}).loss.class_weights == "balanced"
+    assert from_config({"loss": {"terms": {"bce": 0, "dice": 1}}}).loss.terms == {"bce": 0.0, "dice": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +107,39 @@ def test_values_that_pass_for_others():
         ({"model": {"dropout": (1.0,)}}, "model.dropout needs rates from 0 to below 1"),
         ({"model": {"norm": "layer"}}, "model.norm must be one of none, instance, group, batch; it is 'layer'"),
         ({"model": {"activation": ["relu"]}}, "model.activation must be one of relu, leaky_relu, gelu, silu"),
-        ({"loss": {"class_weights": (1.0, 1.0)}}, "loss.class_weights must be 4 values, each of type float"),
+        (
+            {"loss": {"class_weights": (1.0, 1.0)}},
+            "class_weights must be 4 values, each of type float or one of balanced",
+        ),
+        ({"loss": {"class_weights": "equal"}}, "class_weights must be 4 values, each of type float or one of balanced"),
+        ({"loss": {"terms": {"bce": 1}}}, "loss.terms has bce, which needs model.head = regions; it is 'labels'"),
+        ({"loss": {"terms": {"bce": 0}}}, "loss.terms needs finite weights of 0 or more, one of them above 0"),
+        (
+            REGIONS_HEAD | {"loss": {"terms": {"ce": 1}}},
+            "loss.terms has ce, which needs model.head = labels; it is 'reg",
+        ),
+        (
+            REGIONS_HEAD | {"loss": {"class_weights": (1, 2, 2, 2)}},
+            "loss.class_weights is for model.head = labels, not",
+        ),
+        (
+            REGIONS_HEAD | {"loss": {"class_weights": "balanced"}},
+            "loss.class_weights is for model.head = labels, not reg",
+        ),
+        (REGIONS_HEAD | {"loss": {"dice_background": False}}, "loss.dice_background is for model.head = labels"),
+        (REGIONS_HEAD | {"loss": {"alpha": 2.0}}, "loss.alpha is at most 1 with model.head = regions; it is 2.0"),
+        ({"loss": {"region_weights": (1, 2, 2)}}, "loss.region_weights is for model.head = regions, not labels"),
+        ({"loss": {"region_weights": (0, 0, 0)}}, "loss.region_weights needs finite weights of 0 or more"),
+        (
+            {"loss": {"class_weights": (1, 0, 0, 0), "dice_background": False}},
+            "class_weights leaves nothing without loss",
+        ),
+        ({"loss": {"topk": 0}}, "loss.topk is above 0, up to 1; it is 0"),
+        ({"loss": {"tversky_fn": -1}}, "loss.tversky_fn must be 0 or more; it is -1"),
+        ({"loss": {"dice_per": "voxel"}}, "loss.dice_per must be one of batch, case; it is 'voxel'"),
+        ({"model": {"head": "masks"}}, "model.head must be one of labels, regions; it is 'masks'"),
+        ({"model": {"thresholds": (0.5, 0.4, 0.3)}}, "model.thresholds are for model.head = regions"),
+        ({"model": {"head": "regions", "thresholds": (0.5, 1.0, 0.3)}}, "model.thresholds lie from 0 to below 1"),
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),
         ({"mesh": {"space": 0}}, "mesh.space must be at least 1"),
         ({"conv": "fast"}, "config.conv must be one of auto, direct, slices, winograd, native; it is 'fast'"),

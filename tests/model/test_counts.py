@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbrats.model import counts
+from jaxbrats.model.heads import LABELS, LabelsHead
 
 
 def logits_of(probabilities):
@@ -11,7 +12,7 @@ def logits_of(probabilities):
 def test_counts_by_hand():
     probabilities = [[0.6, 0.3, 0.1], [0.4, 0.3, 0.3], [0.1, 0.8, 0.1], [0.1, 0.45, 0.45001]]
     labels = jnp.array([0, 1, 1, 2]).reshape(1, 4, 1, 1)
-    found = counts.count(logits_of(probabilities), labels)
+    found = LabelsHead(3).count(logits_of(probabilities), labels)
     np.testing.assert_array_equal(found.confusion[0], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
     # Only the first and the third voxel have a class above one half.
     np.testing.assert_array_equal(found.confusion_above_half[0], [[1, 0, 0], [0, 1, 0], [0, 0, 0]])
@@ -24,7 +25,7 @@ def test_scores_equal_masks():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 5, 4, 3, 4)).astype(np.float32)
     labels = rng.integers(0, 4, (2, 5, 4, 3))
-    found = counts.count(jnp.asarray(logits), jnp.asarray(labels))
+    found = LABELS.count(jnp.asarray(logits), jnp.asarray(labels))
     predicted = logits.argmax(-1)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for case in range(2):
