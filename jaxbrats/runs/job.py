@@ -212,7 +212,7 @@ def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outc
 
     workdir = record.workdir
     if not outcome.trained and is_evaluated(record, checkpoints.choose_step(workdir, "best")):
-        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
+        print(f"{workdir}: this run is finished ({outcome.epochs} epochs, {outcome.step} steps); nothing to do")
         return []
     plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
     summary, problems = evaluate_run(workdir, data_dir=dataset.folder)

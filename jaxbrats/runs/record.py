@@ -34,6 +34,7 @@ _RECORD, _STARTS = "config.json", "starts.jsonl"
 # follow from. A batch split over other devices is the same batch. Where the data lies may change, but not what it is.
 _MAY_CHANGE = {
     "num_epochs",
+    "early_stop",
     "checkpoint",
     "mesh",
     "gpu_memory_fraction",
