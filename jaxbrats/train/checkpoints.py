@@ -204,6 +204,11 @@ def choose_step(workdir: pathlib.Path, which: str) -> int:
     )
 
 
+def any_checkpoint(workdir: pathlib.Path) -> bool:
+    """Whether a run has a checkpoint to go on from."""
+    return bool(_steps(workdir / _FOLDER))
+
+
 def has_scores(workdir: pathlib.Path, step: int) -> bool:
     """Whether a checkpoint was saved with validation scores."""
     return (workdir / _FOLDER / str(step) / "metrics" / "metrics").exists()
