@@ -23,7 +23,7 @@ class EarlyStopping:
         self._scores = {
             record["step"]: record[SCORE]
             for record in read_metrics(workdir)
-            if record["split"] == "val" and record["step"] <= start
+            if record["split"] == "val" and record["step"] <= start and isinstance(record.get(SCORE), float)
         }
 
     def add(self, step: int, score: float) -> dict[str, int]:
