@@ -70,6 +70,9 @@ def train(
         on_start: Called with the number of steps done before, where there is anything to train.
         initial: Parameters and batch statistics for a run that has no checkpoint yet; None for random ones.
 
+    Returns:
+        Where it ended, and whether there was anything to train.
+
     Raises:
         InputError: settings the devices cannot serve, a checkpoint of another network or data set, unusable arrays, a
             loss that is not finite.
