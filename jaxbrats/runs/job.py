@@ -54,7 +54,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             records.check_settings(records.read_record(workdir), settings, arrays_known=False)
         dataset = prepare_data(settings, workdir)
         settings = adopt_preprocessing(settings, dataset)
-        begins = settings.init_from and not checkpoints.any_checkpoint(workdir)
+        begins = settings.init_from and not checkpoints.has_checkpoints(workdir)
         beginning = load_beginning(settings) if begins else None
         record, cases = _begin(settings, workdir, dataset)
     training, validation = cases[: len(record.split.train)], cases[len(record.split.train) :]

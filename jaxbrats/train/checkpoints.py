@@ -204,8 +204,8 @@ def choose_step(workdir: pathlib.Path, which: str) -> int:
     )
 
 
-def any_checkpoint(workdir: pathlib.Path) -> bool:
-    """Whether a run has a checkpoint to go on from."""
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+    """Whether a run has saved anything."""
     return bool(_steps(workdir / _FOLDER))
 
 

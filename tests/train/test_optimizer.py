@@ -9,7 +9,15 @@ import pytest
 from jaxbrats.config.optimizer import Optimizer, OptimizerName, Schedule
 from jaxbrats.config.settings import from_config
 from jaxbrats.system.errors import InputError
-from jaxbrats.train.optimizer import OPTIMIZERS, SCHEDULES, decayed, learning_rates, make_optimizer, update_average
+from jaxbrats.train.optimizer import (
+    OPTIMIZERS,
+    SCHEDULES,
+    decayed,
+    learning_rates,
+    make_optimizer,
+    make_schedule,
+    update_average,
+)
 from jaxbrats.train.state import init_state, make_model
 
 
@@ -102,6 +110,27 @@ def test_the_default_warm_ups():
     np.testing.assert_array_equal(learning_rates(1e-3, "cosine", 119), jax.vmap(together)(jnp.arange(119)))
     assert learning_rates(1e-3, "constant", 100).tolist() == [np.float32(1e-3)] * 100
     assert learning_rates(1e-3, "polynomial", 100)[0] == np.float32(1e-3)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("total_steps", [1, 3, 60])
+def test_learning_rates_are_the_schedule_value_by_value(name, total_steps):
+    rates = learning_rates(3e-3, name, total_steps)
+    assert (rates.shape, rates.dtype) == ((total_steps,), np.float32)
+    schedule = make_schedule(3e-3, name, total_steps)
+    np.testing.assert_allclose(rates, [float(schedule(step)) for step in range(total_steps)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_updates_are_made_with_these_learning_rates(name):
+    """Adam moves a parameter whose gradient is always 1 by just the learning rate."""
+    optimizer = make_optimizer(3e-3, name, 40, Optimizer(warmup=0.1))
+    update = jax.jit(optimizer.update)
+    state, moved = optimizer.init(jnp.zeros(())), []
+    for _ in range(40):
+        change, state = update(jnp.ones(()), state)
+        moved.append(-float(change))
+    np.testing.assert_allclose(moved, learning_rates(3e-3, name, 40, warmup=0.1), rtol=1e-4, atol=1e-9)
 
 
 def test_adam_keeps_the_state_that_checkpoints_have():
