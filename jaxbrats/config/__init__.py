@@ -14,6 +14,18 @@ from jaxbrats.config.data import Data
 from jaxbrats.config.file import load_config
 from jaxbrats.config.loss import Loss
 from jaxbrats.config.model import Model
+from jaxbrats.config.optimizer import Optimizer
 from jaxbrats.config.settings import Checkpoint, Mesh, Settings, default, from_config
 
-__all__ = ["Checkpoint", "Data", "Loss", "Mesh", "Model", "Settings", "default", "from_config", "load_config"]
+__all__ = [
+    "Checkpoint",
+    "Data",
+    "Loss",
+    "Mesh",
+    "Model",
+    "Optimizer",
+    "Settings",
+    "default",
+    "from_config",
+    "load_config",
+]

@@ -18,9 +18,9 @@ from jaxbrats.config.checks import need
 from jaxbrats.config.data import Data
 from jaxbrats.config.loss import Loss
 from jaxbrats.config.model import Model, downsampling
+from jaxbrats.config.optimizer import Optimizer, Schedule
 from jaxbrats.system.errors import InputError
 
-Schedule = Literal["constant", "cosine"]
 DType = Literal["float32", "bfloat16"]
 ConvMethod = Literal["auto", "direct", "slices", "winograd", "native"]
 
@@ -66,8 +66,12 @@ class Settings:
         accumulate: Micro-batches of a step, one after the other, for a batch that does not fit in memory; their losses
             and gradients are averaged, so the Dice loss and batch normalisation see one micro-batch at a time.
         num_epochs: Passes over the training cases.
-        learning_rate: Learning rate of Adam; the peak of the schedule.
-        schedule: Learning rate over the steps; cosine falls to zero after a linear warm-up over the first twentieth.
+        early_stop: Epochs without a better validation score after which training ends; 0 for none.
+        learning_rate: Learning rate; the peak of the schedule.
+        schedule: Learning rate over the steps after the warm-up; cosine and polynomial (of power 0.9) fall to zero.
+        ema: Decay of the moving average of the weights, such as 0.999, which then is what is validated and predicts; 0
+            for none.
+        init_from: Run whose best checkpoint the network begins with, as far as it fits; empty for a random beginning.
         dtype: Type of the activations.
         remat: Whether activations are computed again in the backward pass, for less memory.
         conv: Algorithm of the convolutions; auto takes the fastest of the processor, direct XLA's own.
@@ -79,8 +83,11 @@ class Settings:
     batch_size: int = 2
     accumulate: int = 1
     num_epochs: int = 100
+    early_stop: int = 0
     learning_rate: float = 1e-4
     schedule: Schedule = "constant"
+    ema: float = 0.0
+    init_from: str = ""
     dtype: DType = "float32"
     remat: bool = False
     conv: ConvMethod = "auto"
@@ -90,12 +97,15 @@ class Settings:
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
     loss: Loss = dataclasses.field(default_factory=Loss)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     checkpoint: Checkpoint = Checkpoint()
 
     def __post_init__(self) -> None:
         need(self.seed >= 0, "seed must be 0 or more", self.seed)
         for name in ("batch_size", "accumulate", "num_epochs"):
             need(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        need(self.early_stop >= 0, "early_stop must be 0 or more", self.early_stop)
+        need(0 <= self.ema < 1, "ema is from 0 to below 1", self.ema)
         need(0 < self.learning_rate < math.inf, "learning_rate must be above 0 and finite", self.learning_rate)
         need(0 < self.gpu_memory_fraction <= 1, "gpu_memory_fraction is above 0, up to 1", self.gpu_memory_fraction)
         self._check_between_groups()

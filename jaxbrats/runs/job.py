@@ -18,6 +18,7 @@ from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
 from jaxbrats.model.losses import make_loss
 from jaxbrats.runs import record as records
+from jaxbrats.runs.finetune import Beginning, load_beginning
 from jaxbrats.runs.record import RunRecord
 from jaxbrats.system import distributed
 from jaxbrats.system.errors import InputError
@@ -54,6 +55,8 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             records.check_settings(records.read_record(workdir), settings, arrays_known=False)
         dataset = prepare_data(settings, workdir)
         settings = adopt_preprocessing(settings, dataset)
+        begins = settings.init_from and not checkpoints.has_checkpoints(workdir)
+        beginning = load_beginning(settings) if begins else None
         record, cases = _begin(settings, workdir, dataset)
     training, validation = cases[: len(record.split.train)], cases[len(record.split.train) :]
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {dataset.folder}")
@@ -68,7 +71,13 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             settings.batch_size // settings.accumulate,
         )
         outcome = train(
-            settings, training, mesh, validate, workdir, on_start=lambda step: _tell(record, settings, dataset, step)
+            settings,
+            training,
+            mesh,
+            validate,
+            workdir,
+            on_start=lambda step: _tell(record, settings, dataset, step, beginning),
+            initial=beginning and beginning.variables,
         )
     except Interrupted as interruption:
         print(f"{interruption}; the same command goes on from there", file=sys.stderr)
@@ -199,13 +208,13 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
     return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
 
 
-def _tell(record: RunRecord, settings: Settings, dataset: Dataset, step: int) -> None:
+def _tell(record: RunRecord, settings: Settings, dataset: Dataset, step: int, beginning: Beginning | None) -> None:
     """Notes that training goes on now, and says what may make its numbers differ from an uninterrupted run's."""
     if not distributed.is_first():
         return
     if step and (unlike := records.unlike_last_start(record, settings)):
         print(f"not bit for bit as if uninterrupted: {'; '.join(unlike)}", file=sys.stderr)
-    records.add_start(record, settings, dataset, step)
+    records.add_start(record, settings, dataset, step, beginning and beginning.record)
 
 
 def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outcome: Outcome) -> list[InputError]:
@@ -218,7 +227,7 @@ def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outc
 
     workdir = record.workdir
     if not outcome.trained and is_evaluated(record, checkpoints.choose_step(workdir, "best")):
-        print(f"{workdir}: this run is finished ({settings.num_epochs} epochs, {outcome.step} steps); nothing to do")
+        print(f"{workdir}: this run is finished ({outcome.epochs} epochs, {outcome.step} steps); nothing to do")
         return []
     plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
     summary, problems = evaluate_run(workdir, data_dir=dataset.folder)

@@ -3,7 +3,8 @@
     RUN/config.json     {"settings", "data": {"dir", "raw_dir", "frame", "fingerprint", "split", "train", "val",
                          "cases": {NAME: {"patient", "image", "mask"}}}, "code", "versions", "machine"}
     RUN/starts.jsonl    a line for each start: when, after which step, the settings that it changed (balanced
-                        weights with the numbers they came to), code, versions, machine
+                        weights with the numbers they came to), code, versions, machine; of a run that begins with
+                        another's network, which and what of it
 
 `settings.data` holds what the arrays were really made with and `data.frame` how their voxels lie; prediction brings new
 patients to both. `data.cases` holds the checksums of the arrays that the run began with: what identifies data is its
@@ -35,6 +36,7 @@ _RECORD, _STARTS = "config.json", "starts.jsonl"
 # follow from. A batch split over other devices is the same batch. Where the data lies may change, but not what it is.
 _MAY_CHANGE = {
     "num_epochs",
+    "early_stop",
     "checkpoint",
     "mesh",
     "gpu_memory_fraction",
@@ -207,13 +209,16 @@ def changes(record: RunRecord, settings: Settings) -> dict[str, tuple[Any, Any]]
     }
 
 
-def add_start(record: RunRecord, settings: Settings, dataset: Dataset, step: int) -> None:
-    """Appends what goes on with the run, and after which step, to `starts.jsonl`."""
+def add_start(
+    record: RunRecord, settings: Settings, dataset: Dataset, step: int, beginning: Mapping[str, Any] | None = None
+) -> None:
+    """Appends what goes on with the run, after which step, and what it begins with, to `starts.jsonl`."""
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
         "data": {"dir": portable(dataset.folder, record.workdir)},
         "settings": {name: now for name, (_, now) in changes(record, settings).items()},
+        **({"init_from": beginning} if beginning else {}),
         **provenance(settings.conv),
     }
     write_text(record.workdir / _STARTS, "".join(f"{json.dumps(one)}\n" for one in [*_starts(record.workdir), start]))

@@ -1,7 +1,9 @@
 """Orbax checkpoints: the latest two, so that a damaged one has a predecessor, and the best.
 
-    RUN/checkpoints/STEP/model            parameters and batch statistics: all that inference needs
-    RUN/checkpoints/STEP/training         step, optimiser and how many updates were dropped
+    RUN/checkpoints/STEP/model            parameters and batch statistics: all that inference needs; their average where
+                                          the run keeps one
+    RUN/checkpoints/STEP/training         step, optimiser, how many updates were dropped and, beside an average, the
+                                          parameters and batch statistics that are trained
     RUN/checkpoints/STEP/loader           the data loader's place, JSON
     RUN/checkpoints/STEP/metrics          validation scores, where the checkpoint ends an epoch
     RUN/checkpoints/STEP/checksums.json   sizes and checksums of these files
@@ -96,7 +98,6 @@ def save(
         OSError: this one, or the one before, cannot be written.
     """
     step = int(state.step)
-    training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     with disk_errors(manager.directory):
         manager.wait_until_finished()
         if not manager.directory.exists():
@@ -108,7 +109,7 @@ def save(
             step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(state.variables),
-                training=ocp.args.StandardSave(training),
+                training=ocp.args.StandardSave(_training(state)),
                 loader=ocp.args.JsonSave(dict(loader)),
             ),
             metrics=None if metrics is None else dict(metrics),
@@ -127,8 +128,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tupl
         InputError: the checkpoint is of another network, or cannot be read.
     """
     folder = pathlib.Path(manager.directory) / str(step)
-    model = like.variables
-    training = {"step": like.step, "opt_state": like.opt_state, "skipped": like.skipped}
+    model, training = like.variables, _training(like)
     _check_same_network(folder, model)
     with readable(folder):
         items = manager.restore(
@@ -139,7 +139,16 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tupl
                 loader=ocp.args.JsonRestore(),
             ),
         )
-    return TrainState(**items["model"], **items["training"]), items["loader"]
+    trained = items["training"].pop("trained", None)
+    if trained is None:
+        return TrainState(**items["model"], **items["training"]), items["loader"]
+    return TrainState(**trained, **items["training"], average=items["model"]), items["loader"]
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    """What training needs to go on, beside what inference needs."""
+    training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+    return training if state.average is None else training | {"trained": state.trained}
 
 
 def load_variables(workdir: pathlib.Path, which: str, like: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -23,6 +23,7 @@ from jaxbrats.system.gc_paused import gc_paused
 from jaxbrats.system.memory import release_freed_memory
 from jaxbrats.system.signals import Interrupted, StopFlag, stop_flag
 from jaxbrats.train import checkpoints
+from jaxbrats.train.early_stopping import EarlyStopping
 from jaxbrats.train.logs import MetricsLog
 from jaxbrats.train.mesh import batch_shapes, process_slice, put_batch, replicate
 from jaxbrats.train.optimizer import learning_rates, make_optimizer
@@ -41,9 +42,10 @@ Validate = Callable[[TrainState, StopFlag], Mapping[str, Any] | None]
 
 
 class Outcome(NamedTuple):
-    """How training ended: at which step, and whether it did anything to get there."""
+    """How training ended: after which step and epoch, and whether it did anything to get there."""
 
     step: int
+    epochs: int
     trained: bool
 
 
@@ -54,8 +56,10 @@ def train(
     validate: Validate,
     workdir: pathlib.Path,
     on_start: Callable[[int], None] = lambda step: None,
+    initial: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Trains until the last epoch is done, from the latest checkpoint in `workdir` where there is one.
+    """Trains until the last epoch is done, or the score becomes no better, from the latest checkpoint in `workdir`
+    where there is one.
 
     Args:
         settings: The run's settings.
@@ -64,9 +68,10 @@ def train(
         validate: Called at each epoch's end; its scores choose the best checkpoint.
         workdir: Folder for `checkpoints/` and `metrics.jsonl`.
         on_start: Called with the number of steps done before, where there is anything to train.
+        initial: Parameters and batch statistics for a run that has no checkpoint yet; None for random ones.
 
     Returns:
-        The last step, and whether there was anything to train.
+        Where it ended, and whether there was anything to train.
 
     Raises:
         InputError: settings the devices cannot serve, a checkpoint of another network or data set, unusable arrays, a
@@ -80,12 +85,15 @@ def train(
         if manager.latest_step() is not None:
             state, saved_position = checkpoints.restore(manager, manager.latest_step(), state)
             _check_loader(saved_position, position, workdir)
+        elif initial is not None:
+            state = state.replace(**replicate(mesh, initial))
         start = int(state.step)
         _check_length(plan, start, workdir)
         # A signal may have come during the validation that belongs to this step.
         unvalidated = start > 0 and plan.ends_epoch(start) and not checkpoints.has_scores(workdir, start)
-        if start == plan.total_steps and not unvalidated:
-            return Outcome(start, trained=False)
+        stopping = EarlyStopping(settings.early_stop, plan, workdir, start)
+        if (start == plan.total_steps or stopping.due) and not unvalidated:
+            return Outcome(start, plan.epochs_completed(start), trained=False)
         on_start(start)
         if start:
             print(f"going on after step {start} of {plan.total_steps}", flush=True)
@@ -96,12 +104,13 @@ def train(
         stopped_by = distributed.StopConsensus(mesh)
         progress = _progress(settings, plan, cases, workdir, start)
         with progress, _batches(settings, cases, mesh, start) as data:
-            if unvalidated and (scores := _validated(validate, state, start, stop, progress)):
+            if unvalidated and (scores := _validated(validate, state, start, stop, progress, stopping)):
                 checkpoints.save(manager, state, position, scores)
             if number := stopped_by(stop.number):
                 raise Interrupted(number, start)
-            batches = _ahead(progress.timed(data), mesh)
-            for step, (index, batch) in enumerate(itertools.islice(batches, plan.total_steps - start), start + 1):
+            batches, step = _ahead(progress.timed(data), mesh), start
+            left = 0 if stopping.due else plan.total_steps - start
+            for step, (index, batch) in enumerate(itertools.islice(batches, left), start + 1):
                 state, metrics = train_step(state, batch, key)
                 progress.step(step, metrics, index)
                 number = stopped_by(stop.number)
@@ -110,22 +119,27 @@ def train(
                 if not (plan.saves(step) or number):
                     continue
                 progress.flush()
-                scores = _validated(validate, state, step, stop, progress) if plan.ends_epoch(step) else None
+                scores = _validated(validate, state, step, stop, progress, stopping) if plan.ends_epoch(step) else None
                 checkpoints.save(manager, state, position, scores)
                 if plan.ends_epoch(step):
                     release_freed_memory()  # what validation took
                 if number := number or stopped_by(stop.number):  # it may have come meanwhile
                     raise Interrupted(number, step)
+                if stopping.due:
+                    break
     if stop.number:  # it came when all was done
-        raise Interrupted(stop.number, plan.total_steps)
-    return Outcome(plan.total_steps, trained=True)
+        raise Interrupted(stop.number, step)
+    epochs = plan.epochs_completed(step)
+    if step < plan.total_steps:
+        print(f"ended early, after epoch {epochs}: no better score for {stopping.epochs_since_best} epochs", flush=True)
+    return Outcome(step, epochs, trained=True)
 
 
 def _initial_state(settings: Settings, plan: Plan, mesh: jax.sharding.Mesh) -> TrainState:
-    optimizer = make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps)
+    optimizer = make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps, settings.optimizer)
     with gc_paused():
         channels = len(settings.data.modalities)
-        return replicate(mesh, init_state(make_model(settings), optimizer, settings.seed, channels))
+        return replicate(mesh, init_state(make_model(settings), optimizer, settings.seed, channels, settings.ema))
 
 
 def _compiled_step(
@@ -141,11 +155,12 @@ def _compiled_step(
         step = jit_train_step(
             mesh,
             make_model(settings),
-            make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps),
+            make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps, settings.optimizer),
             make_loss(settings.loss, make_head(settings)),
             settings.accumulate,
             skip_nonfinite=settings.skip_nonfinite,
             head=make_head(settings),
+            ema=settings.ema,
         )
         step = step.lower(state, batch_shapes(mesh, settings.batch_size, shape), key).compile()
     print(f"a step takes {device_memory(step) / 2**30:.2f} GiB of each device's memory", flush=True)
@@ -155,7 +170,7 @@ def _compiled_step(
 def _progress(
     settings: Settings, plan: Plan, cases: Sequence[ArrayCase], workdir: pathlib.Path, start: int
 ) -> Progress:
-    rates = learning_rates(settings.learning_rate, settings.schedule, plan.total_steps)
+    rates = learning_rates(settings.learning_rate, settings.schedule, plan.total_steps, settings.optimizer.warmup)
     log = MetricsLog(workdir, start, writes=distributed.is_first())
     return Progress(plan, cases, rates, log, start, settings.skip_nonfinite, shows=distributed.is_first())
 
@@ -176,14 +191,15 @@ def _batches(settings: Settings, cases: Sequence[ArrayCase], mesh: jax.sharding.
 
 
 def _validated(
-    validate: Validate, state: TrainState, step: int, stop: StopFlag, progress: Progress
+    validate: Validate, state: TrainState, step: int, stop: StopFlag, progress: Progress, stopping: EarlyStopping
 ) -> dict[str, float] | None:
     """Validates; returns the score to choose the best checkpoint by, None where a signal cut it short."""
     result = validate(state, stop)
     if result is None:
         return None
-    progress.validation(step, result)
-    return {checkpoints.SCORE: result[checkpoints.SCORE]}
+    score = result[checkpoints.SCORE]
+    progress.validation(step, {**result, **stopping.add(step, score)})
+    return {checkpoints.SCORE: score}
 
 
 def _ahead(batches: Iterable[Batch], mesh: jax.sharding.Mesh) -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:

@@ -20,10 +20,11 @@ class TrainState:
 
     Attributes:
         step: Steps done, int32 scalar.
-        params: The network's parameters, float32.
+        params: The network's parameters, float32, as they are trained.
         batch_stats: Running statistics of batch normalisation; empty with other norms.
         opt_state: The optimiser's.
         skipped: How many of the steps changed nothing because loss or update were not finite, int32 scalar.
+        average: Moving average of parameters and batch statistics, `{"params", "batch_stats"}`; None without one.
     """
 
     step: jax.Array
@@ -31,10 +32,18 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     skipped: jax.Array
+    average: dict[str, Any] | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What validation, evaluation and prediction apply: parameters and batch statistics."""
+        """What validation, evaluation and prediction apply, parameters and batch statistics: their average where there
+        is one.
+        """
+        return self.trained if self.average is None else self.average
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """Parameters and batch statistics as the last step left them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -58,7 +67,9 @@ def make_model(settings: Settings) -> UNet3D:
     )
 
 
-def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int, channels: int) -> TrainState:
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, seed: int, channels: int, ema: float = 0.0
+) -> TrainState:
     """A fresh state.
 
     Args:
@@ -66,6 +77,7 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: 
         optimizer: From `make_optimizer`.
         seed: Of the parameters.
         channels: Input channels.
+        ema: Decay of the average of the weights; 0 for none.
     """
 
     @jax.jit
@@ -74,7 +86,8 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: 
         variables = model.clone(conv="direct").init(key, smallest_image(model, channels))
         params = variables["params"]
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, variables.get("batch_stats", {}), optimizer.init(params), zero)
+        state = TrainState(zero, params, variables.get("batch_stats", {}), optimizer.init(params), zero)
+        return state.replace(average=jax.tree.map(jnp.zeros_like, state.trained)) if ema else state
 
     return init(jax.random.key(seed))
 

@@ -16,6 +16,7 @@ from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou
 from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.model.losses import LossFunction
 from jaxbrats.train.mesh import batch_sharding, replicated
+from jaxbrats.train.optimizer import update_average
 from jaxbrats.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -45,6 +46,7 @@ def train_step(
     accumulate: int = 1,
     skip_nonfinite: bool = False,
     head: Head = LABELS,
+    ema: float = 0.0,
 ) -> tuple[TrainState, StepMetrics]:
     """One update.
 
@@ -58,8 +60,9 @@ def train_step(
         accumulate: Micro-batches, one after the other, each in the memory of the one before. Gradients and loss are
             the means of theirs, batch statistics go from one to the next, scores are of the whole batch.
         skip_nonfinite: Whether an update whose loss or gradient is not finite is dropped, on the device: parameters,
-            batch statistics and optimiser stay as they were.
+            batch statistics, optimiser and average stay as they were.
         head: What the network's output means; it counts what the scores follow from.
+        ema: Decay of the average of the weights; 0 for none.
     """
     dropout_key = jax.random.fold_in(key, state.step)
     gradient = functools.partial(_gradient, model, loss_function, head, state.params)
@@ -80,6 +83,9 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     updated = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+    if ema:
+        average = update_average(state.average, updated.trained, ema, updated.step - state.skipped)
+        updated = updated.replace(average=average)
     finite = is_finite(loss, gradients, batch_stats)
     if skip_nonfinite:
         unchanged = state.replace(step=state.step + 1, skipped=state.skipped + 1)
@@ -158,11 +164,12 @@ def jit_train_step(
     accumulate: int = 1,
     skip_nonfinite: bool = False,
     head: Head = LABELS,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        return train_step(model, optimizer, loss_function, state, batch, key, accumulate, skip_nonfinite, head)
+        return train_step(model, optimizer, loss_function, state, batch, key, accumulate, skip_nonfinite, head, ema)
 
     whole = replicated(mesh)
     return jax.jit(

@@ -5,7 +5,7 @@ import typing
 import pytest
 
 from jaxbrats import config
-from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Settings, from_config, reference
+from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Optimizer, Settings, from_config, reference
 from jaxbrats.config import data as data_settings
 from jaxbrats.config import model as model_settings
 from jaxbrats.config import settings as root
@@ -40,7 +40,7 @@ def test_defaults_agree_with_what_they_are_for():
     assert len(Loss().region_weights) == len(Model().thresholds) == len(REGIONS)
 
 
-@pytest.mark.parametrize("group", [Settings, Mesh, Data, Model, Loss, Checkpoint])
+@pytest.mark.parametrize("group", [Settings, Mesh, Data, Model, Loss, Optimizer, Checkpoint])
 def test_every_setting_has_its_comment_once(group):
     own = [field.name for field in dataclasses.fields(group) if not dataclasses.is_dataclass(field.type)]
     assert list(reference.comments(group)) == own
@@ -143,7 +143,7 @@ def test_values_that_pass_for_others():
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),
         ({"mesh": {"space": 0}}, "mesh.space must be at least 1"),
         ({"conv": "fast"}, "config.conv must be one of auto, direct, slices, winograd, native; it is 'fast'"),
-        ({"schedule": "linear"}, "config.schedule must be one of constant, cosine; it is 'linear'"),
+        ({"schedule": "linear"}, "config.schedule must be one of constant, cosine, polynomial; it is 'linear'"),
         ({"accumulate": 0}, "accumulate must be at least 1; it is 0"),
         ({"batch_size": 6, "accumulate": 4}, "batch_size must be divisible by config.accumulate, which is 4; it is 6"),
         ({"dtype": "float16"}, "config.dtype must be one of float32, bfloat16; it is 'float16'"),
@@ -160,6 +160,8 @@ def test_values_that_pass_for_others():
         ({"gpu_memory_fraction": 1.5}, "gpu_memory_fraction is above 0, up to 1"),
         ({"skip_nonfinite": 1}, "config.skip_nonfinite must be of type bool"),
         ({"num_epochs": 0}, "num_epochs must be at least 1"),
+        ({"early_stop": -1}, "early_stop must be 0 or more"),
+        ({"ema": 1.0}, "ema is from 0 to below 1"),
         ({"loss": {"terms": {"dice": 0, "focal": 0}}}, "loss.terms needs finite weights of 0 or more, one of them"),
         ({"loss": {"terms": {}}}, "loss.terms needs finite weights of 0 or more, one of them above 0"),
         ({"loss": {"terms": {"dice": -1.0}}}, "loss.terms needs finite weights"),

@@ -1,0 +1,101 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from experiments import cross_validate
+from jaxbrats import commands, main
+from jaxbrats.data.labels import REGIONS, SCORED
+from jaxbrats.evaluation.statistics import describe
+from jaxbrats.evaluation.tables import read_csv
+from jaxbrats.runs import job
+from jaxbrats.train.loop import Outcome
+
+
+def run(config, workdir):
+    return commands.run_program(
+        cross_validate, "cross_validate", [f"--config={config}", f"--workdir={workdir}", "--folds=2"]
+    )
+
+
+def write_scores(record, settings, dataset, outcome):
+    """Made-up scores in the place of evaluation and report: a Dice that tells of which case."""
+    rows = ["case,region,dice"]
+    rows += [f"{name},{region},{dice_of(name, region)!r}" for name in record.split.val for region in SCORED]
+    folder = record.workdir / "evaluation"
+    folder.mkdir(exist_ok=True)
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    (folder / "summary.json").write_text(json.dumps({"step": outcome.step}))
+    return []
+
+
+def dice_of(name, region):
+    return 0.1 * list(SCORED).index(region) + 0.01 * int(name.split("-")[2])
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Training that takes no step, and the folds that it was asked for."""
+    asked = []
+
+    def train(settings, *_, **__):
+        asked.append(settings.data.fold)
+        return Outcome(0, 0, trained=False)
+
+    monkeypatch.setattr(job, "train", train)
+    monkeypatch.setattr(job, "_write_results", write_scores)
+    monkeypatch.setattr(cross_validate, "choose_step", lambda *_: 0)
+    return asked
+
+
+def test_every_patient_is_scored_once_by_the_fold_that_did_not_train_on_it(
+    tiny_config, tiny_cohort, tmp_path, untrained, capsys
+):
+    workdir = tmp_path / "cv"
+    assert run(f"{tiny_config}:raw_dir={tiny_cohort}", workdir) == 0
+    assert untrained == [0, 1]
+    names = sorted(path.name for path in tiny_cohort.iterdir() if path.is_dir())
+    records = [json.loads((workdir / f"fold_{fold}" / "config.json").read_text()) for fold in (0, 1)]
+    assert sorted(records[0]["data"]["val"] + records[1]["data"]["val"]) == names
+    assert sorted(records[0]["data"]["train"]) == sorted(records[1]["data"]["val"])
+    assert {record["data"]["dir"] for record in records} == {str(workdir / "data")}
+    rows = read_csv(workdir / "cases.csv")
+    assert sorted((row["case"], row["region"]) for row in rows) == sorted((n, r) for n in names for r in SCORED)
+    patients = sorted({name.rpartition("-")[0] for name in names})
+    assert len(names) == 8  # one of the seven patients was scanned twice
+    expected = describe([dice_of(name, "WT") for name in patients])
+    with (workdir / "summary.csv").open() as file:
+        table = {(row["region"], row["metric"]): row for row in csv.DictReader(file)}
+    found = table["WT", "dice"]
+    assert int(found["n"]) == len(patients) == 7
+    assert float(found["mean"]) == pytest.approx(expected["mean"])
+    assert float(found["ci_low"]) < expected["mean"] < float(found["ci_high"])
+    mean = np.mean([dice_of(name, region) for name in patients for region in REGIONS])
+    assert float(table[cross_validate.MEAN, "dice"]["mean"]) == pytest.approx(mean)
+    assert f"| fold_1 | {len(records[1]['data']['val'])} |" in (workdir / "summary.md").read_text()
+    assert f"| WT | 7 | {expected['mean']:.4f} (" in capsys.readouterr().out
+
+
+def test_a_fold_that_is_stopped_or_fails_ends_it(tiny_config, tmp_path, monkeypatch):
+    codes = iter([0, 143])
+    monkeypatch.setattr(main, "run", lambda arguments: next(codes))
+    assert run(tiny_config, tmp_path) == 143
+    monkeypatch.setattr(main, "run", lambda arguments: 1)
+    assert run(tiny_config, tmp_path) == 1
+    assert not (tmp_path / "cases.csv").exists()
+
+
+def test_several_scans_of_a_patient_count_as_one():
+    rows = [
+        {"case": case, "region": region, "dice": dice, "hd95_mm": distance}
+        for case, dice, distance in (("p1-0", 0.2, 4.0), ("p1-1", 0.6, np.nan), ("p2-0", 1.0, np.nan))
+        for region in SCORED
+    ]
+    numbers = cross_validate.by_patient(rows, {"p1-0": "p1", "p1-1": "p1", "p2-0": "p2"})
+    assert numbers["WT"]["dice"] == pytest.approx([0.4, 1.0])
+    np.testing.assert_equal(numbers["TC"]["hd95_mm"], [4.0, np.nan])
+    summary = cross_validate.summarise(numbers)
+    assert summary[cross_validate.MEAN]["dice"]["mean"] == pytest.approx(0.7)
+    assert summary["ET"]["hd95_mm"]["n"] == 1
+    assert "| ET | 2 | 0.7000 (0.4000 to 1.0000) | 4.00 |" in cross_validate.pooled_markdown(summary)

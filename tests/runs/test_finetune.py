@@ -1,0 +1,96 @@
+"""Runs that begin with the network of the tiny run."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxbrats import main
+from jaxbrats.config.file import load_config
+from jaxbrats.config.settings import from_config
+from jaxbrats.inference.network import load_network
+from jaxbrats.runs import finetune
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
+from jaxbrats.train.loop import train
+
+
+@pytest.fixture
+def settings(tiny_config, tiny_run):
+    """The tiny run's settings, with changes, beginning with its network."""
+
+    def make(**changes):
+        changes = [(name.replace("__", "."), text) for name, text in changes.items()]
+        return from_config(load_config(tiny_config, [("init_from", str(tiny_run)), *changes]))
+
+    return make
+
+
+@pytest.fixture
+def trained(tiny_run):
+    record = read_record(tiny_run)
+    return load_network(tiny_run, record.settings, record.frame)
+
+
+def test_the_same_network_begins_where_the_best_checkpoint_ended(settings, trained, tiny_run, capsys):
+    begins = finetune.load_beginning(settings())
+    jax.tree.map(np.testing.assert_array_equal, begins.variables, jax.device_get(trained.variables))
+    assert begins.record["step"] == trained.step
+    assert begins.record["checksum"] == trained.checksum()
+    assert begins.record["fresh"] == {}
+    printed = capsys.readouterr().out
+    assert f"begins with {tiny_run}, checkpoint {trained.step}: {len(begins.record['loaded'])} modules as" in printed
+
+
+def test_other_modalities_are_copied_and_told(settings, trained, capsys):
+    begins = finetune.load_beginning(settings(data__modalities="t1c,t1n"))
+    kernel, there = (one["params"]["encoder_0"]["conv_0"]["kernel"] for one in (begins.variables, trained.variables))
+    np.testing.assert_array_equal(kernel[..., 0, :], there[..., 1, :])
+    assert "by input channel, t1c copied and t1n fresh: encoder_0/conv_0" in capsys.readouterr().out
+
+
+def test_what_is_not_loaded_is_told(settings, capsys):
+    finetune.load_beginning(settings(model__features="4,8"))
+    told = [line for line in capsys.readouterr().out.splitlines() if "not loaded, fresh" in line]
+    assert len(told) == 1
+    assert "bottom/conv_0 (kernel 3x3x3x4x8, there kernel 3x3x3x4x6)" in told[0]
+
+
+def test_a_network_of_which_nothing_fits_is_refused(settings):
+    with pytest.raises(InputError, match=r"nothing of this run's network fits .* encoder_0/conv_0 .*config.init_from"):
+        finetune.load_beginning(settings(model__features="5,7"))
+
+
+def test_a_run_without_record_is_refused_before_anything_is_written(tiny_config, tiny_data, tmp_path, capsys):
+    arguments = [f"--config={tiny_config}", f"--config.data.dir={tiny_data}", "--config.init_from=/nowhere"]
+    assert main.run([*arguments, f"--workdir={tmp_path / 'run'}"]) == 1
+    assert "/nowhere: holds no config.json, so it is no training run" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_only_a_fresh_run_begins_with_it(tiny_run, tiny_config, tiny_data, tmp_path, training_alone, monkeypatch):
+    source, workdir = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(tiny_run, source, ignore=shutil.ignore_patterns("data"))
+    given = []
+
+    def spy(*arguments, initial, **options):
+        given.append(initial)
+        return train(*arguments, initial=initial, **options)
+
+    monkeypatch.setattr("jaxbrats.runs.job.train", spy)
+    arguments = [f"--config={tiny_config}", f"--workdir={workdir}", f"--config.data.dir={tiny_data}"]
+    arguments += [f"--config.init_from={source}", "--config.learning_rate=1e-30", "--config.schedule=constant"]
+    assert main.run([*arguments, "--config.num_epochs=1"]) == 0
+    shutil.rmtree(source)  # a run that goes on needs it no more
+    assert main.run([*arguments, "--config.num_epochs=2"]) == 0
+    starts = [json.loads(line) for line in (workdir / "starts.jsonl").read_text().splitlines()]
+    assert [("init_from" in start, start["step"] > 0) for start in starts] == [(True, False), (False, True)]
+    assert starts[0]["init_from"]["run"] == str(source.resolve())
+    assert [one is None for one in given] == [False, True]
+    # With so small a learning rate the network is still the one it began with.
+    record = read_record(workdir)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(load_network(workdir, record.settings, None).variables), given[0]
+    )
