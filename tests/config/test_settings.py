@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxbrats import config
-from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Settings, from_config, reference
+from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Settings, from_config, reference, typed
 from jaxbrats.config import data as data_settings
 from jaxbrats.config import loss as loss_settings
 from jaxbrats.config import model as model_settings
@@ -14,7 +14,7 @@ from jaxbrats.config import settings as root
 from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.normalization import NORMALIZATIONS
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.model.blocks import ACTIVATIONS, NORMS
+from jaxbrats.model.blocks import ACTIVATIONS, BLOCKS, NORMS
 from jaxbrats.model.conv import METHODS
 from jaxbrats.model.losses import make_loss
 from jaxbrats.system.errors import InputError
@@ -27,6 +27,7 @@ from jaxbrats.system.errors import InputError
         (data_settings.Normalization, NORMALIZATIONS),
         (model_settings.Norm, NORMS),
         (model_settings.Activation, tuple(ACTIVATIONS)),
+        (model_settings.Block, tuple(BLOCKS)),
         (root.ConvMethod, METHODS),
     ],
 )
@@ -57,7 +58,7 @@ def test_help_has_every_setting_with_default_and_type():
     assert "  --config.loss.terms=dice:1.0,focal:1.0\n" in text
     assert "  --config.model.features=16,32,64,128,256\n" in text
     assert "(one of none, instance, group, batch)" in text
-    assert text.count("--config.") == len(list(reference.settings())) == 36
+    assert text.count("--config.") == len(list(reference.settings())) == 51
 
 
 def test_a_record_reads_back():
@@ -110,6 +111,20 @@ def test_values_that_pass_for_others():
         ({"model": {"dropout": (1.0,)}}, "model.dropout needs rates from 0 to below 1"),
         ({"model": {"norm": "layer"}}, "model.norm must be one of none, instance, group, batch; it is 'layer'"),
         ({"model": {"activation": ["relu"]}}, "model.activation must be one of relu, leaky_relu, gelu, silu"),
+        ({"model": {"block": "dense"}}, "model.block must be one of plain, single, residual; it is 'dense'"),
+        ({"model": {"blocks_per_level": (1, 2)}}, "model.blocks_per_level needs one number, or one for each of the 5"),
+        ({"model": {"blocks_per_level": (0,)}}, "model.blocks_per_level needs positive numbers"),
+        ({"model": {"decoder_blocks_per_level": (1,) * 5}}, "decoder_blocks_per_level needs one number.* the 4 levels"),
+        ({"model": {"strides": (2, 2, 2)}}, "model.strides must be values, each 3 values, each of type int"),
+        ({"model": {"strides": ((2, 3, 2),)}}, "model.strides needs ones and twos"),
+        ({"model": {"strides": ((2, 2, 2),) * 5}}, "model.strides needs one triple, or one for each of the 4 levels"),
+        ({"model": {"kernels": ((3, 3, 2),)}}, "model.kernels needs odd sizes"),
+        ({"model": {"stochastic_depth": 0.1}}, "model.stochastic_depth needs residual blocks"),
+        ({"model": {"stochastic_depth": 1.0, "block": "residual"}}, "model.stochastic_depth is from 0 to below 1"),
+        (
+            {"model": {"features": (4, 4), "dropout": 0.0, "deep_supervision": True}},
+            "model.deep_supervision needs 3 levels of model.features or more, there are 2",
+        ),
         ({"loss": {"class_weights": (1.0, 1.0)}}, "loss.class_weights must be 4 values, each of type float"),
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),
         ({"mesh": {"space": 0}}, "mesh.space must be at least 1"),
@@ -164,6 +179,23 @@ def test_mistakes_are_named(config, message):
         from_config(config, "run/config.json")
     assert str(caught.value).startswith("run/config.json: config.")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_strides_say_what_sizes_are_possible():
+    strides = ((2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    from_config({"model": {"strides": strides}, "data": {"crop": (32, 16, 8)}})
+    with pytest.raises(InputError, match=r"data\.crop must be divisible by 16x16x8, because 5 levels"):
+        from_config({"model": {"strides": strides}, "data": {"crop": (32, 16, 12)}})
+
+
+def test_triples_within_tuples_as_text():
+    kind = typed.type_of(Settings, "model.strides")
+    assert typed.read(kind, "2x2x1,2x2x2", "config.model.strides") == ((2, 2, 1), (2, 2, 2))
+    assert reference.as_text(((2, 2, 1), (2, 2, 2))) == "2x2x1,2x2x2"
+    with pytest.raises(InputError, match=r"config\.model\.strides must be values, each 3 values"):
+        typed.read(kind, "2,2,2", "config.model.strides")
+    record = json.loads(json.dumps(Settings(model=Model(strides=((2, 2, 1),))).to_dict()))
+    assert from_config(record).model.strides == ((2, 2, 1),)
 
 
 def test_settings_made_in_python_are_checked():

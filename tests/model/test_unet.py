@@ -109,6 +109,6 @@ def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="divisible by \\(4, 4, 4\\)"):
         UNet3D(features=(2, 2, 2)).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="2 dropout rates are needed"):
-        UNet3D(features=(2, 2), dropout=(0.1,)).init(jax.random.key(0), x)
+        UNet3D(features=(2, 2), dropout=(0.1, 0.1, 0.1)).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="norm is one of"):
         UNet3D(features=(2, 2), norm="layer").init(jax.random.key(0), x)
