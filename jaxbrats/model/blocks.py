@@ -20,8 +20,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": nn.gelu,
     "silu": nn.silu,
 }
-# Channels for each unit of the squeezed layer (Hu et al. 2018, section 6.1).
-_SQUEEZE = 16
+# Channels for each unit of the squeezed layer (Hu et al. 2018, section 6.1), and the fewest units, as in nnU-Net: where
+# they are few, all may be off for every volume from the start.
+_SQUEEZE, _FEWEST_UNITS = 16, 8
 
 
 class Conv(nn.Module):
@@ -77,7 +78,8 @@ class SqueezeExcitation(nn.Module):
         """`(B, X, Y, Z, C)` times a weight between 0 and 1 for each case and channel."""
         channels = x.shape[-1]
         mean = x.mean(axis=(1, 2, 3), keepdims=True, dtype=jnp.float32)
-        squeezed = nn.relu(Conv(max(1, channels // _SQUEEZE), name="squeeze")((mean,)))
+        units = max(_FEWEST_UNITS, channels // _SQUEEZE)
+        squeezed = nn.relu(Conv(units, name="squeeze")((mean,)))
         return x * nn.sigmoid(Conv(channels, name="excite")((squeezed,))).astype(x.dtype)
 
 
@@ -126,7 +128,8 @@ class Block(nn.Module):
         dtype: Type of the activations.
         kernel_size: Of its convolutions.
         strides: Of its first convolution.
-        squeeze_excitation: Whether its output, or residual, passes through `SqueezeExcitation`.
+        squeeze_excitation: Whether activations pass through `SqueezeExcitation`: the output of plain blocks, those
+            between the convolutions of residual ones.
         stochastic_depth: Rate at which a residual is left out while training.
     """
 
@@ -190,8 +193,9 @@ class ResidualBlock(Block):
     def __call__(self, inputs: tuple[jax.Array, ...], train: bool) -> jax.Array:
         """`(B, X, Y, Z, C)` each to `(B, X', Y', Z', features)`, sizes divided by the strides."""
         activation = ACTIVATIONS[self.activation]
-        x = self.drop(activation(self.convolve(0, inputs, train)), train)
-        x = self.excite(self.convolve(1, (x,), train))
+        # Not the residual, as Hu et al. and nnU-Net: with instance normalisation its mean is the same for every case.
+        x = self.excite(activation(self.convolve(0, inputs, train)))
+        x = self.convolve(1, (self.drop(x, train),), train)
         if self.stochastic_depth and train:
             # One decision for each case (Huang et al. 2016, arXiv:1603.09382), scaled so that the expectation stays.
             ones = jnp.ones((len(x), 1, 1, 1, 1), x.dtype)

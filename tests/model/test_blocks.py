@@ -36,8 +36,8 @@ def test_leaky_relu_has_nnu_nets_slope():
 )
 def test_parameters_of_a_block(name, expected):
     assert count(BLOCKS[name](4, norm="instance")) == expected
-    # A unit for each 16 channels, at least one: 4 + 1 down, 4 + 4 up.
-    assert count(BLOCKS[name](4, norm="instance", squeeze_excitation=True)) == expected + 5 + 8
+    # A unit for each 16 channels, at least 8: 4 * 8 + 8 down, 8 * 4 + 4 up.
+    assert count(BLOCKS[name](4, norm="instance", squeeze_excitation=True)) == expected + 40 + 36
 
 
 def test_a_residual_block_that_learnt_nothing_is_the_identity():
@@ -77,19 +77,29 @@ def test_a_residual_block_keeps_inputs_whose_channels_are_its_own():
 def test_squeeze_and_excitation_by_hand():
     # Two channels of mean 1 and 3; squeezed to relu(1 - 2 * 3 + 6) = 1; weights sigmoid(2 * 1) and sigmoid(-1 * 1 + 1).
     x = jnp.stack([jnp.array([0.0, 2.0]), jnp.array([3.0, 3.0])], axis=-1).reshape(1, 2, 1, 1, 2)
-    params = {
-        "squeeze": {"kernel": jnp.array([1.0, -2.0]).reshape(1, 1, 1, 2, 1), "bias": jnp.array([6.0])},
-        "excite": {"kernel": jnp.array([2.0, -1.0]).reshape(1, 1, 1, 1, 2), "bias": jnp.array([0.0, 1.0])},
-    }
+    # The other seven of the eight units are 0.
+    down, up, bias = np.zeros((1, 1, 1, 2, 8)), np.zeros((1, 1, 1, 8, 2)), np.zeros(8)
+    down[..., 0], up[..., 0, :], bias[0] = [1, -2], [2, -1], 6
+    params = {"squeeze": {"kernel": down, "bias": bias}, "excite": {"kernel": up, "bias": np.array([0.0, 1.0])}}
     high, half = 1 / (1 + np.exp(-2)), 0.5
     found = SqueezeExcitation().apply({"params": params}, x)
     np.testing.assert_allclose(found[0, :, 0, 0], [[0, 3 * half], [2 * high, 3 * half]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_squeeze_and_excitation_tells_normalised_cases_apart(name):
+    block = BLOCKS[name](4, norm="instance", squeeze_excitation=True, conv="direct")
+    params, (x,) = parameters(block, 4)
+    _, state = block.apply({"params": params}, (x,), False, capture_intermediates=True, mutable=["intermediates"])
+    (weights,) = state["intermediates"]["squeeze_excitation"]["excite"]["__call__"]
+    assert weights.shape == (2, 1, 1, 1, 4)
+    assert np.abs(weights[0] - weights[1]).max() > 1e-2
+
+
 def test_squeeze_and_excitation_of_bfloat16_is_that_of_float32_rounded():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 4, 16)) + 1
-    params = SqueezeExcitation().init(jax.random.key(1), x)
-    half = SqueezeExcitation().apply(params, x.astype(jnp.bfloat16))
+    params = jax.jit(SqueezeExcitation().init)(jax.random.key(1), x)
+    half = jax.jit(SqueezeExcitation().apply)(params, x.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), SqueezeExcitation().apply(params, x), rtol=0.02, atol=1e-3)
 

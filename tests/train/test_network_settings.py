@@ -1,15 +1,12 @@
-"""Every setting of the network trains: two steps on tiny volumes, on one device and on four."""
-
-import dataclasses
+"""Every setting of the network trains: two steps on tiny volumes."""
 
 import jax
 import numpy as np
-import pytest
+import optax
 
 from jaxbrats.config import Model, Settings
 from jaxbrats.model.losses import make_loss
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.optimizer import make_optimizer
 from jaxbrats.train.state import init_state, make_model
 from jaxbrats.train.step import jit_train_step
 
@@ -27,25 +24,21 @@ RESIDUAL_ENCODER = Model(
     deep_supervision=True,
 )
 GATED = Model(
-    features=(4, 4, 4),
+    features=(4, 4),
     norm="group",
     dropout=(0.1,),
-    decoder_blocks_per_level=(1, 2),
+    decoder_block="residual",
+    decoder_blocks_per_level=(2,),
     squeeze_excitation=True,
     attention_gates=True,
-    strides=((2, 2, 1), (2, 2, 2)),
-    kernels=((3, 3, 1), (3, 3, 3), (3, 3, 3)),
+    strides=((2, 2, 1),),
+    kernels=((3, 3, 1), (3, 3, 3)),
 )
-SETTINGS = {
-    "residual encoder": Settings(model=RESIDUAL_ENCODER),
-    "residual encoder in bfloat16, recomputed": Settings(model=RESIDUAL_ENCODER, dtype="bfloat16", remat=True),
-    "gates, axes": Settings(model=GATED),
-}
 
 
 def two_steps(settings, data, space):
-    """Losses of two steps, and the parameters before and after."""
-    model, optimizer = make_model(settings), make_optimizer(1e-3, "constant", 10)
+    """Losses of two steps of gradient descent, and the parameters before and after."""
+    model, optimizer = make_model(settings), optax.sgd(1e-2)
     mesh = make_mesh(data, space, 2)
     state = init_state(model, optimizer, 0, 3)
     before = jax.device_get(state.params)
@@ -61,15 +54,22 @@ def two_steps(settings, data, space):
     return losses, before, jax.device_get(state.params)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_two_steps_move_every_parameter_and_are_the_same_on_four_devices(name):
-    settings = dataclasses.replace(SETTINGS[name], conv="direct")
+def unmoved(before, after):
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return [jax.tree_util.keystr(path) for (path, old), new in pairs if np.array_equal(old, new)]
+
+
+def test_a_residual_encoder_trains_alike_on_one_device_and_on_four():
+    settings = Settings(model=RESIDUAL_ENCODER, conv="direct")
     losses, before, after = two_steps(settings, 1, 1)
-    still = [
-        jax.tree_util.keystr(path)
-        for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
-        if np.array_equal(old, new)
-    ]
-    assert still == []
-    split, _, _ = two_steps(settings, 2, 2)
-    np.testing.assert_allclose(split, losses, rtol=2e-2 if settings.dtype == "bfloat16" else 1e-4)
+    assert unmoved(before, after) == []
+    assert losses[1] != losses[0]
+    split, _, split_after = two_steps(settings, 2, 2)
+    np.testing.assert_allclose(split, losses, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), split_after, after)
+
+
+def test_gates_and_axes_train_in_bfloat16_with_recomputation():
+    losses, before, after = two_steps(Settings(model=GATED, conv="direct", dtype="bfloat16", remat=True), 1, 1)
+    assert np.all(np.isfinite(losses))
+    assert unmoved(before, after) == []
