@@ -97,8 +97,9 @@ class Model:
         ):
             values = getattr(self, name)
             need(len(values) in (1, levels), f"model.{name} needs one {what}, or one for each of the {where}", values)
-        rule = f"model.deep_supervision needs 3 levels of model.features or more, there are {depth}"
-        need(depth > 2 or not self.deep_supervision, rule, self.deep_supervision)
+        # Of the decoder's levels, one fewer, the lowest is left out.
+        rule = f"model.deep_supervision needs 4 levels of model.features or more, there are {depth}"
+        need(depth > 3 or not self.deep_supervision, rule, self.deep_supervision)
 
     @property
     def downsampling(self) -> Size:

@@ -122,8 +122,8 @@ def test_values_that_pass_for_others():
         ({"model": {"stochastic_depth": 0.1}}, "model.stochastic_depth needs residual blocks"),
         ({"model": {"stochastic_depth": 1.0, "block": "residual"}}, "model.stochastic_depth is from 0 to below 1"),
         (
-            {"model": {"features": (4, 4), "dropout": 0.0, "deep_supervision": True}},
-            "model.deep_supervision needs 3 levels of model.features or more, there are 2",
+            {"model": {"features": (4, 4, 4), "dropout": 0.0, "deep_supervision": True}},
+            "model.deep_supervision needs 4 levels of model.features or more, there are 3",
         ),
         ({"loss": {"class_weights": (1.0, 1.0)}}, "loss.class_weights must be 4 values, each of type float"),
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),

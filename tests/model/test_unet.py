@@ -39,8 +39,8 @@ def count(channels=2, size=8, **options):
 
 
 def test_parameters_of_nnu_nets_residual_encoder_l():
-    # The first number is that of ResidualEncoderUNet of dynamic_network_architectures 0.4.4 with these sizes, 4 channels
-    # and 4 classes; 13056 are biases that the normalisation after them takes away, 1284 a head whose loss has no weight.
+    # The first number is that of ResidualEncoderUNet of dynamic_network_architectures 0.4.4 with these sizes, 4 inputs,
+    # 4 classes; 13056 are biases that the normalisation after them takes away, 1284 a head whose loss has no weight.
     found = count(
         channels=4,
         size=32,

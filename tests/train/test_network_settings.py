@@ -11,16 +11,17 @@ from jaxbrats.train.state import init_state, make_model
 from jaxbrats.train.step import jit_train_step
 
 RESIDUAL_ENCODER = Model(
-    features=(4, 4, 4),
+    features=(4, 4, 4, 4),
     norm="instance",
     activation="leaky_relu",
     dropout=(0.0,),
     block="residual",
-    blocks_per_level=(1, 2, 1),
+    blocks_per_level=(1, 2, 1, 1),
     decoder_block="single",
     stem=True,
     stochastic_depth=0.2,
     downsample="conv",
+    strides=((2, 2, 2), (2, 2, 2), (1, 1, 2)),
     deep_supervision=True,
 )
 GATED = Model(
@@ -66,7 +67,7 @@ def test_a_residual_encoder_trains_alike_on_one_device_and_on_four():
     assert losses[1] != losses[0]
     split, _, split_after = two_steps(settings, 2, 2)
     np.testing.assert_allclose(split, losses, rtol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), split_after, after)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), split_after, after)
 
 
 def test_gates_and_axes_train_in_bfloat16_with_recomputation():
