@@ -39,9 +39,10 @@ def help_text() -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value as the command line takes it: 4,8,16 or dice:1.0,focal:1.0."""
+    """A value as the command line takes it: 4,8,16, 2x2x1,2x2x2 or dice:1.0,focal:1.0."""
     if isinstance(value, dict):
         return ",".join(f"{name}:{item}" for name, item in value.items())
     if isinstance(value, tuple):
-        return ",".join(map(as_text, value))
+        nested = ("x".join(map(as_text, item)) if isinstance(item, tuple) else as_text(item) for item in value)
+        return ",".join(nested)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

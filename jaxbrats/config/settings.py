@@ -17,7 +17,7 @@ from jaxbrats.config import typed
 from jaxbrats.config.checks import need
 from jaxbrats.config.data import Data
 from jaxbrats.config.loss import Loss
-from jaxbrats.config.model import Model, downsampling
+from jaxbrats.config.model import Model
 from jaxbrats.config.optimizer import Optimizer, Schedule
 from jaxbrats.system.errors import InputError
 
@@ -117,7 +117,7 @@ class Settings:
         need(batch % max(devices, 1) == 0, rule, batch)
         self.loss.check_head(self.model.head)
         depth = len(self.model.features)
-        factors = downsampling(depth)
+        factors = self.model.downsampling
         smallest = "x".join(map(str, factors))
         # Patches are trained on; validation sees the whole array.
         for name in ("crop", "patch") if self.data.patch else ("crop",):
@@ -125,8 +125,8 @@ class Settings:
             rule = f"data.{name} must be divisible along its first axis by the {self.mesh.space} devices of mesh.space"
             need(size[0] % self.mesh.space == 0, rule, size)
             fits = all(length % factor == 0 for length, factor in zip(size, factors, strict=True))
-            rule = f"data.{name} must be divisible by {smallest}, because {depth} levels of model.features halve it "
-            need(fits, f"{rule}{depth - 1} times", size)
+            rule = f"data.{name} must be divisible by {smallest}, because {depth} levels of model.features divide it "
+            need(fits, f"{rule}by that (see model.strides)", size)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy, which `from_config` reads back."""

@@ -63,7 +63,7 @@ def build(group: type, values: Mapping[str, Any]) -> Any:
 
 
 def read(kind: Any, text: str, path: str) -> Any:
-    """The value that a text on the command line stands for: 3, true, none, 4,8,16 or dice:1,focal:0.5.
+    """The value that a text on the command line stands for: 3, true, none, 4,8,16, 2x2x1,2x2x2 or dice:1,focal:0.5.
 
     Raises:
         InputError: it stands for no value of this type.
@@ -140,8 +140,8 @@ def _convert(kind: Any, value: Any) -> Any:
     return value
 
 
-def _parse(kind: Any, text: str) -> Any:
-    """What a text stands for; ValueError where it stands for nothing."""
+def _parse(kind: Any, text: str, separator: str = ",") -> Any:
+    """What a text stands for; ValueError where it stands for nothing. Tuples within tuples are separated by x."""
     if _is_union(kind):
         return _first(_parse, kind, text)
     if typing.get_origin(kind) is Mapping:
@@ -149,8 +149,8 @@ def _parse(kind: Any, text: str) -> Any:
         pairs = [part.partition(":") for part in text.strip("{} ").split(",") if part.strip()]
         return {name.strip(" '\""): _parse(item, value) for name, _, value in pairs}
     if typing.get_origin(kind) is tuple:
-        values = tuple(part.strip(" '\"") for part in text.strip("()[] ").split(",") if part.strip())
-        return tuple(_parse(item, part) for item, part in _items(kind, values))
+        values = tuple(part.strip(" '\"") for part in text.strip("()[] ").split(separator) if part.strip())
+        return tuple(_parse(item, part, "x") for item, part in _items(kind, values))
     if kind in _WORDS:
         if text.lower() not in _WORDS[kind]:
             raise ValueError

@@ -60,7 +60,19 @@ def make_model(settings: Settings) -> UNet3D:
         num_classes=make_head(settings).channels,
         norm=network.norm,
         activation=network.activation,
-        dropout=network.dropout if len(network.dropout) > 1 else network.dropout[0],
+        dropout=network.dropout,
+        block=network.block,
+        blocks_per_level=network.blocks_per_level,
+        decoder_block=network.decoder_block,
+        decoder_blocks_per_level=network.decoder_blocks_per_level,
+        stem=network.stem,
+        stochastic_depth=network.stochastic_depth,
+        squeeze_excitation=network.squeeze_excitation,
+        attention_gates=network.attention_gates,
+        downsample=network.downsample,
+        strides=network.strides,
+        kernels=network.kernels,
+        deep_supervision=network.deep_supervision,
         conv=settings.conv,
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
@@ -94,4 +106,4 @@ def init_state(
 
 def smallest_image(model: UNet3D, channels: int) -> jax.Array:
     """Zeros `(1, X, Y, Z, channels)`: parameters do not depend on the volume's size, so the smallest one will do."""
-    return jnp.zeros((1, *downsampling(len(model.features)), channels), jnp.float32)
+    return jnp.zeros((1, *downsampling(len(model.features), model.strides), channels), jnp.float32)

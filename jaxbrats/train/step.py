@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou
+from jaxbrats.model.deep_supervision import deeply_supervised
 from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.model.losses import LossFunction
 from jaxbrats.train.mesh import batch_sharding, replicated
@@ -125,14 +126,16 @@ def _gradient(
     """Gradients, new batch statistics, loss, and the counts of all cases of a batch together."""
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        logits, updated = model.apply(
+        outputs, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch["image"],
             train=True,
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        return loss_function(logits, batch["labels"]), (logits, updated.get("batch_stats", {}))
+        logits = jax.tree.leaves(outputs)  # of the full size, and of deeper levels with deep supervision
+        loss = deeply_supervised(loss_function, logits, batch["labels"])
+        return loss, (logits[0], updated.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     return gradients, batch_stats, loss, _sum_first(head.count(logits, batch["labels"]))

@@ -5,14 +5,14 @@ import typing
 import pytest
 
 from jaxbrats import config
-from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Optimizer, Settings, from_config, reference
+from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Optimizer, Settings, from_config, reference, typed
 from jaxbrats.config import data as data_settings
 from jaxbrats.config import model as model_settings
 from jaxbrats.config import settings as root
 from jaxbrats.data.labels import DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES, REGIONS
 from jaxbrats.data.normalization import NORMALIZATIONS
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.model.blocks import ACTIVATIONS, NORMS
+from jaxbrats.model.blocks import ACTIVATIONS, BLOCKS, NORMS
 from jaxbrats.model.conv import METHODS
 from jaxbrats.system.errors import InputError
 
@@ -26,6 +26,7 @@ REGIONS_HEAD = {"model": {"head": "regions"}}
         (data_settings.Normalization, NORMALIZATIONS),
         (model_settings.Norm, NORMS),
         (model_settings.Activation, tuple(ACTIVATIONS)),
+        (model_settings.Block, tuple(BLOCKS)),
         (root.ConvMethod, METHODS),
     ],
 )
@@ -140,6 +141,20 @@ def test_values_that_pass_for_others():
         ({"model": {"head": "masks"}}, "model.head must be one of labels, regions; it is 'masks'"),
         ({"model": {"thresholds": (0.5, 0.4, 0.3)}}, "model.thresholds are for model.head = regions"),
         ({"model": {"head": "regions", "thresholds": (0.5, 1.0, 0.3)}}, "model.thresholds lie from 0 to below 1"),
+        ({"model": {"block": "dense"}}, "model.block must be one of plain, single, residual; it is 'dense'"),
+        ({"model": {"blocks_per_level": (1, 2)}}, "model.blocks_per_level needs one number, or one for each of the 5"),
+        ({"model": {"blocks_per_level": (0,)}}, "model.blocks_per_level needs positive numbers"),
+        ({"model": {"decoder_blocks_per_level": (1,) * 5}}, "decoder_blocks_per_level needs one number.* the 4 levels"),
+        ({"model": {"strides": (2, 2, 2)}}, "model.strides must be values, each 3 values, each of type int"),
+        ({"model": {"strides": ((2, 3, 2),)}}, "model.strides needs ones and twos"),
+        ({"model": {"strides": ((2, 2, 2),) * 5}}, "model.strides needs one triple, or one for each of the 4 levels"),
+        ({"model": {"kernels": ((3, 3, 2),)}}, "model.kernels needs odd sizes"),
+        ({"model": {"stochastic_depth": 0.1}}, "model.stochastic_depth needs residual blocks"),
+        ({"model": {"stochastic_depth": 1.0, "block": "residual"}}, "model.stochastic_depth is from 0 to below 1"),
+        (
+            {"model": {"features": (4, 4, 4), "dropout": 0.0, "deep_supervision": True}},
+            "model.deep_supervision needs 4 levels of model.features or more, there are 3",
+        ),
         ({"mesh": {"data": 0}}, "mesh.data is -1 or at least 1"),
         ({"mesh": {"space": 0}}, "mesh.space must be at least 1"),
         ({"conv": "fast"}, "config.conv must be one of auto, direct, slices, winograd, native; it is 'fast'"),
@@ -195,6 +210,23 @@ def test_mistakes_are_named(config, message):
         from_config(config, "run/config.json")
     assert str(caught.value).startswith("run/config.json: config.")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_strides_say_what_sizes_are_possible():
+    strides = ((2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    from_config({"model": {"strides": strides}, "data": {"crop": (32, 16, 8)}})
+    with pytest.raises(InputError, match=r"data\.crop must be divisible by 16x16x8, because 5 levels"):
+        from_config({"model": {"strides": strides}, "data": {"crop": (32, 16, 12)}})
+
+
+def test_triples_within_tuples_as_text():
+    kind = typed.type_of(Settings, "model.strides")
+    assert typed.read(kind, "2x2x1,2x2x2", "config.model.strides") == ((2, 2, 1), (2, 2, 2))
+    assert reference.as_text(((2, 2, 1), (2, 2, 2))) == "2x2x1,2x2x2"
+    with pytest.raises(InputError, match=r"config\.model\.strides must be values, each 3 values"):
+        typed.read(kind, "2,2,2", "config.model.strides")
+    record = json.loads(json.dumps(Settings(model=Model(strides=((2, 2, 1),))).to_dict()))
+    assert from_config(record).model.strides == ((2, 2, 1),)
 
 
 def test_settings_made_in_python_are_checked():
