@@ -48,7 +48,7 @@ def test_the_recipe_is_the_notebooks():
     assert settings.model == Model((16, 32, 64, 128, 256), "none", "relu", (0.1, 0.1, 0.2, 0.2, 0.3))
     assert (settings.batch_size, settings.num_epochs, settings.learning_rate) == (2, 100, 1e-4)
     assert settings.data == Data(modalities=("t2f", "t1c", "t2w"), crop=(128, 128, 128), normalization="minmax")
-    assert settings.loss == Loss({"dice": 1.0, "focal": 1.0}, (1.0, 1.0, 1.0, 1.0), 0.25, 2.0)
+    assert settings.loss == Loss({"dice": 1.0, "focal": 1.0}, (1.0, 1.0, 1.0, 1.0), alpha=0.25, gamma=2.0)
 
 
 def test_the_quickstart_is_what_its_numbers_were_made_with():
@@ -58,7 +58,7 @@ def test_the_quickstart_is_what_its_numbers_were_made_with():
         remat=False, conv="auto", gpu_memory_fraction=0.9, skip_nonfinite=False, mesh=Mesh(-1, 1),
         data=Data("", "data/quickstart", 24, shape, ("t2f", "t1c", "t2w"), shape, "zscore", 0.01, workers=0),
         model=Model((8, 16, 32, 64), "instance", "relu", (0.0,)),
-        loss=Loss({"dice": 1.0, "focal": 1.0}, (1.0, 1.0, 1.0, 1.0), 0.25, 2.0),
+        loss=Loss({"dice": 1.0, "focal": 1.0}, (1.0, 1.0, 1.0, 1.0), alpha=0.25, gamma=2.0),
     )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_the_command_line_changes_settings(tmp_path, flags, expected):
             "--config.loss.terms.focl=1",
             "config.loss.terms.focl is not a setting. Did you mean config.loss.terms.focal?",
         ),
-        ("--config.loss.terms=dice", "config.loss.terms must be a value for any of dice, focal, each of type float"),
+        ("--config.loss.terms=dice", "config.loss.terms must be a value for any of dice, tversky, ce, bce, topk, focal, each"),
         ("--config.loss.terms=dise:1", "config.loss.terms.dise is not a setting. Did you mean config.loss.terms.dice?"),
         ("--config.data.crop=4,4", "config.data.crop must be 3 values, each of type int; it is '4,4'"),
         ("--config.data=x", "config.data is a group of settings; it cannot be 'x'"),
