@@ -10,10 +10,22 @@ A config file is a Python file that starts from every default, or from another f
         return settings
 """
 
+from jaxbrats.config.augment import Augment
 from jaxbrats.config.data import Data
 from jaxbrats.config.file import load_config
 from jaxbrats.config.loss import Loss
 from jaxbrats.config.model import Model
 from jaxbrats.config.settings import Checkpoint, Mesh, Settings, default, from_config
 
-__all__ = ["Checkpoint", "Data", "Loss", "Mesh", "Model", "Settings", "default", "from_config", "load_config"]
+__all__ = [
+    "Augment",
+    "Checkpoint",
+    "Data",
+    "Loss",
+    "Mesh",
+    "Model",
+    "Settings",
+    "default",
+    "from_config",
+    "load_config",
+]
