@@ -51,6 +51,11 @@ def uniform(key: jax.Array, shape: tuple[int, ...], limit: float) -> jax.Array:
     return limit * (2 * unit - 1)
 
 
+def between(key: jax.Array, shape: tuple[int, ...], low: float, high: float) -> jax.Array:
+    """Uniform float32 from `low` to `high`."""
+    return low + (high - low) * (uniform(key, shape, 0.5) + 0.5)
+
+
 def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal float32, up to 5.4 in size."""
     # The middles of 2^23 equal parts of (-1, 1), all of them float32 numbers: never -1 or 1, which would be infinite.

@@ -27,8 +27,8 @@ def change_intensities(settings: Augment, key: jax.Array, image: jax.Array) -> j
     if not names:
         return image
     channels = image.shape[-1]
-    keys = {name: jax.random.fold_in(key, number) for number, name in enumerate(TRANSFORMS) if name in names}
-    drawn = {name: draw(settings, name, keys[name], channels) for name in names}
+    keys = dict(zip(TRANSFORMS, jax.random.split(key, (len(TRANSFORMS), 3 + channels)), strict=True))
+    drawn = {name: draw(settings, name, keys[name]) for name in names}
 
     def channel(inputs: tuple[jax.Array, dict[str, tuple[jax.Array, ...]]]) -> jax.Array:
         volume, drawn = inputs
@@ -41,13 +41,18 @@ def change_intensities(settings: Augment, key: jax.Array, image: jax.Array) -> j
     return jnp.where((image == 0).all(-1, keepdims=True), 0, changed)
 
 
-def draw(settings: Augment, name: str, key: jax.Array, channels: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws for each channel of a case whether a transform is applied, how strongly, and its key: `(C, ...)`."""
-    transform = TRANSFORMS[name]
-    case_key, channel_key, strength_key, own_key = jax.random.split(key, 4)
-    case = jax.random.bernoulli(case_key, getattr(settings, name))
-    applied = case & jax.random.bernoulli(channel_key, transform.share, (channels,))
-    return applied, transform.draw(settings, strength_key, channels), jax.random.split(own_key, channels)
+def draw(settings: Augment, name: str, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws for each channel of a case whether a transform is applied, how strongly, and its key: `(C, ...)`.
+
+    Args:
+        settings: Probabilities and ranges.
+        name: One of `TRANSFORMS`.
+        keys: `(3 + C,)`.
+    """
+    transform, (case_key, channel_key, strength_key), keys = TRANSFORMS[name], keys[:3], keys[3:]
+    case = random.between(case_key, (), 0, 1) < getattr(settings, name)
+    applied = case & (random.between(channel_key, keys.shape, 0, 1) < transform.share)
+    return applied, transform.draw(settings, strength_key, len(keys)), keys
 
 
 def bias_field(key: jax.Array, volume: jax.Array, strength: jax.Array) -> jax.Array:
@@ -128,7 +133,7 @@ def modality_dropout(key: jax.Array, volume: jax.Array, strength: jax.Array) -> 
 
 def _between(name: str) -> Draw:
     """Uniform in a range of the settings, for each channel."""
-    return lambda settings, key, channels: _uniform(key, (channels,), getattr(settings, name))
+    return lambda settings, key, channels: random.between(key, (channels,), *getattr(settings, name))
 
 
 def _about_one(name: str) -> Draw:
@@ -136,7 +141,7 @@ def _about_one(name: str) -> Draw:
 
     def draw(settings: Augment, key: jax.Array, channels: int) -> jax.Array:
         low, high = getattr(settings, name)
-        unit = _uniform(key, (channels,), (-1.0, 1.0))
+        unit = random.uniform(key, (channels,), 1.0)
         return 1 + unit * jnp.where(unit < 0, 1 - low, high - 1)
 
     return draw
@@ -144,23 +149,20 @@ def _about_one(name: str) -> Draw:
 
 def _same_noise(settings: Augment, key: jax.Array, channels: int) -> jax.Array:
     """One standard deviation for all channels."""
-    return jnp.broadcast_to(_uniform(key, (), settings.noise_sd), (channels,))
+    return jnp.broadcast_to(random.between(key, (), *settings.noise_sd), (channels,))
 
 
 def _three_sigmas(settings: Augment, key: jax.Array, channels: int) -> jax.Array:
-    return _uniform(key, (channels, 3), settings.blur_sigma)
+    return random.between(key, (channels, 3), *settings.blur_sigma)
 
 
 def _some_lost(settings: Augment, key: jax.Array, channels: int) -> jax.Array:
     """Which channels are lost: from one to all but one, each number as likely."""
     del settings
-    count_key, order_key = jax.random.split(key)
-    count = jax.random.randint(count_key, (), min(1, channels - 1), channels)
-    return jax.random.permutation(order_key, channels) < count
-
-
-def _uniform(key: jax.Array, shape: tuple[int, ...], bounds: tuple[float, float]) -> jax.Array:
-    return jax.random.uniform(key, shape, jnp.float32, *bounds)
+    count, *order = random.between(key, (1 + channels,), 0, 1)
+    order = jnp.stack(order)
+    rank = (order[:, None] > order).sum(1)
+    return rank < min(1, channels - 1) + jnp.floor(count * (channels - 1))
 
 
 class Transform(NamedTuple):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxbrats.config import Augment
+from jaxbrats.model import random
 from jaxbrats.model.augment.fields import smooth_field
 
 _MIRRORED_AXES = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
@@ -37,37 +38,36 @@ class Deformation(NamedTuple):
 
 def change_space(settings: Augment, key: jax.Array, image: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Resamples and mirrors a case `(X, Y, Z, C)` and its labels `(X, Y, Z)`, each where it is drawn."""
-    draw_key, field_key, mirror_key = jax.random.split(key, 3)
+    keys = jax.random.split(key, 8)
+    draw_keys, field_keys, mirror_key = keys[:4], keys[4:7], keys[7]
     if settings.rotation or settings.scaling or settings.elastic:
-        deformation = draw_deformation(settings, draw_key)
+        deformation = draw_deformation(settings, draw_keys)
 
         def resample(image: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
             matrix = affine_matrix(deformation.angles, deformation.scale)
             shifts = (0.0, 0.0, 0.0)
             if settings.elastic:
-                keys = jax.random.split(field_key, 3)
                 sizes = [deformation.displacement * size for size in labels.shape]
-                shifts = [size * smooth_field(key, labels.shape) for size, key in zip(sizes, keys, strict=True)]
+                shifts = [size * smooth_field(key, labels.shape) for size, key in zip(sizes, field_keys, strict=True)]
             coordinates = source_coordinates(labels.shape, matrix, shifts)
             return sample_linear(image, coordinates), sample_nearest(labels, coordinates)
 
         image, labels = lax.cond(deformation.drawn, resample, lambda *same: same, image, labels)
     if settings.mirror:
-        image, labels = mirror(image, labels, jax.random.bernoulli(mirror_key, settings.mirror, (3,)))
+        image, labels = mirror(image, labels, random.between(mirror_key, (3,), 0, 1) < settings.mirror)
     return image, labels
 
 
-def draw_deformation(settings: Augment, key: jax.Array) -> Deformation:
-    """Draws which of rotation, scaling and elastic deformation a case has, and how strong they are."""
-    keys = jax.random.split(key, 4)
+def draw_deformation(settings: Augment, keys: jax.Array) -> Deformation:
+    """Draws which of rotation, scaling and elastic deformation a case has, and how strong they are, by 4 keys."""
     probabilities = jnp.array([settings.rotation, settings.scaling, settings.elastic])
-    rotated, scaled, deformed = drawn = jax.random.bernoulli(keys[0], probabilities)
-    low, high = (jnp.deg2rad(angle) for angle in settings.rotation_degrees)
+    rotated, scaled, deformed = drawn = random.between(keys[0], (3,), 0, 1) < probabilities
+    angles = jnp.deg2rad(random.between(keys[1], (3,), *settings.rotation_degrees))
     return Deformation(
         drawn.any(),
-        jnp.where(rotated, jax.random.uniform(keys[1], (3,), minval=low, maxval=high), 0),
-        jnp.where(scaled, jax.random.uniform(keys[2], (), jnp.float32, *settings.scaling_range), 1),
-        jnp.where(deformed, jax.random.uniform(keys[3], (), jnp.float32, *settings.elastic_displacement), 0),
+        jnp.where(rotated, angles, 0),
+        jnp.where(scaled, random.between(keys[2], (), *settings.scaling_range), 1),
+        jnp.where(deformed, random.between(keys[3], (), *settings.elastic_displacement), 0),
     )
 
 
