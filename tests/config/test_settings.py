@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxbrats import config
-from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Settings, from_config, reference
+from jaxbrats.config import Augment, Checkpoint, Data, Loss, Mesh, Model, Settings, from_config, reference
 from jaxbrats.config import data as data_settings
 from jaxbrats.config import loss as loss_settings
 from jaxbrats.config import model as model_settings
@@ -45,7 +45,7 @@ def test_defaults_agree_with_what_they_are_for():
     assert len(Loss().class_weights) == NUM_CLASSES
 
 
-@pytest.mark.parametrize("group", [Settings, Mesh, Data, Model, Loss, Checkpoint])
+@pytest.mark.parametrize("group", [Settings, Mesh, Data, Augment, Model, Loss, Checkpoint])
 def test_every_setting_has_its_comment_once(group):
     own = [field.name for field in dataclasses.fields(group) if not dataclasses.is_dataclass(field.type)]
     assert list(reference.comments(group)) == own

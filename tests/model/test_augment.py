@@ -123,6 +123,12 @@ def test_background_stays_zero():
     np.testing.assert_array_equal(same, labels)
 
 
+def draws_of(settings, many):
+    """What is drawn for three channels, by transform, for each of many keys."""
+    each = lambda key: {name: draw(settings, name, jax.random.split(key, 6))[:2] for name in TRANSFORMS}  # noqa: E731
+    return jax.jit(jax.vmap(each))(many)
+
+
 def test_each_transform_comes_as_often_as_its_probability_says():
     """Over 4000 keys, 3 channels; within four standard deviations of a share."""
     many = keys(5, 4000)
@@ -131,8 +137,9 @@ def test_each_transform_comes_as_often_as_its_probability_says():
         assert abs(np.mean(values) - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
 
     settings = Augment(**NNUNET | {"elastic": 0.3, "bias_field": 0.4, "modality_dropout": 0.6})
+    flags = draws_of(settings, many)
     for name, transform in TRANSFORMS.items():
-        applied, _, _ = jax.vmap(lambda key, name=name: draw(settings, name, jax.random.split(key, 6)))(many)
+        applied = flags[name][0]
         probability = getattr(settings, name)
         share(applied.any(1), probability * (1 - (1 - transform.share) ** 3))
         share(np.asarray(applied)[np.asarray(applied).any(1)], {1.0: 1 - 1e-9, 0.5: 4 / 7}[transform.share], 400)
@@ -145,9 +152,10 @@ def test_each_transform_comes_as_often_as_its_probability_says():
 
 def test_strengths_are_distributed_as_the_ranges_say():
     many = keys(6, 1000)
+    draws = draws_of(ALWAYS, many)
 
     def strengths(name):
-        return np.asarray(jax.vmap(lambda key: draw(ALWAYS, name, jax.random.split(key, 6))[1])(many))
+        return np.asarray(draws[name][1])
 
     def uniform(values, low, high):
         assert stats.kstest(values.ravel(), stats.uniform(low, high - low).cdf).pvalue > 1e-3
