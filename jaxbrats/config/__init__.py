@@ -10,6 +10,7 @@ A config file is a Python file that starts from every default, or from another f
         return settings
 """
 
+from jaxbrats.config.augment import Augment
 from jaxbrats.config.data import Data
 from jaxbrats.config.file import load_config
 from jaxbrats.config.loss import Loss
@@ -18,6 +19,7 @@ from jaxbrats.config.optimizer import Optimizer
 from jaxbrats.config.settings import Checkpoint, Mesh, Settings, default, from_config
 
 __all__ = [
+    "Augment",
     "Checkpoint",
     "Data",
     "Loss",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from jaxbrats.config import typed
+from jaxbrats.config.augment import Augment
 from jaxbrats.config.checks import need
 from jaxbrats.config.data import Data
 from jaxbrats.config.loss import Loss
@@ -61,7 +62,7 @@ class Settings:
     """A whole run.
 
     Attributes:
-        seed: Random seed of the parameters, the dropout and the order of the cases.
+        seed: Random seed of the parameters, the dropout, the augmentation and the order of the cases.
         batch_size: Cases in a step, over all devices.
         accumulate: Micro-batches of a step, one after the other, for a batch that does not fit in memory; their losses
             and gradients are averaged, so the Dice loss and batch normalisation see one micro-batch at a time.
@@ -95,6 +96,7 @@ class Settings:
     skip_nonfinite: bool = False
     mesh: Mesh = Mesh()
     data: Data = dataclasses.field(default_factory=Data)
+    augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)
     loss: Loss = dataclasses.field(default_factory=Loss)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)

@@ -51,6 +51,18 @@ def uniform(key: jax.Array, shape: tuple[int, ...], limit: float) -> jax.Array:
     return limit * (2 * unit - 1)
 
 
+def between(key: jax.Array, shape: tuple[int, ...], low: float, high: float) -> jax.Array:
+    """Uniform float32 from `low` to `high`."""
+    return low + (high - low) * (uniform(key, shape, 0.5) + 0.5)
+
+
+def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal float32, up to 5.4 in size."""
+    # The middles of 2^23 equal parts of (-1, 1), all of them float32 numbers: never -1 or 1, which would be infinite.
+    odd = (bits(key, shape) >> 9).astype(jnp.float32) * 2 + 1
+    return math.sqrt(2) * lax.erf_inv(odd * 2.0**-23 - 1)
+
+
 def he_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
     """He-uniform parameters: limit sqrt(6 / fan_in) (He et al. 2015, arXiv:1502.01852, for rectifiers)."""
     return uniform(key, shape, math.sqrt(6 / fan_in))

@@ -16,6 +16,7 @@ import numpy as np
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.loader import Batch, BatchIterator, loader_state, training_batches
+from jaxbrats.model.augment import make_augmentation
 from jaxbrats.model.losses import make_loss
 from jaxbrats.system import distributed
 from jaxbrats.system.errors import InputError
@@ -161,6 +162,7 @@ def _compiled_step(
             skip_nonfinite=settings.skip_nonfinite,
             head=make_head(settings),
             ema=settings.ema,
+            augment=make_augmentation(settings.augment),
         )
         step = step.lower(state, batch_shapes(mesh, settings.batch_size, shape), key).compile()
     print(f"a step takes {device_memory(step) / 2**30:.2f} GiB of each device's memory", flush=True)

@@ -9,6 +9,7 @@ of one process if it can.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -87,6 +88,22 @@ def process_slice(mesh: Mesh) -> ProcessSlice:
     (first_row, first_part), (last_row, last_part) = held.min(0).tolist(), held.max(0).tolist()
     rows = last_row + 1 - first_row
     return ProcessSlice(first_row // rows, mesh.shape["data"] // rows, range(first_part, last_part + 1))
+
+
+def by_case(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Has each device compute a function of its own cases, volumes whole, with nothing sent along 'data'.
+
+    Args:
+        mesh: From `make_mesh`. Devices along 'space' gather their volumes and each compute the same.
+        function: From arrays `(B, ...)` to arrays `(B, X, ...)`, case by case.
+    """
+    cases = PartitionSpec("data")
+    by_device = jax.shard_map(function, mesh=mesh, in_specs=cases, out_specs=cases, check_vma=False)
+
+    def with_sharding(*arrays: jax.Array) -> Any:
+        return jax.lax.with_sharding_constraint(by_device(*arrays), batch_sharding(mesh))
+
+    return with_sharding
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -12,15 +12,19 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import Mesh
 
+from jaxbrats.model.augment import Augmentation
 from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou
 from jaxbrats.model.deep_supervision import deeply_supervised
 from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.model.losses import LossFunction
-from jaxbrats.train.mesh import batch_sharding, replicated
+from jaxbrats.train.mesh import batch_sharding, by_case, replicated
 from jaxbrats.train.optimizer import update_average
 from jaxbrats.train.state import TrainState
 
 Batch = dict[str, jax.Array]
+
+# The augmentation's key is that of a step which never comes, and so apart from dropout's.
+_AUGMENTATION = 2**32 - 1
 
 
 class StepMetrics(NamedTuple):
@@ -48,6 +52,7 @@ def train_step(
     skip_nonfinite: bool = False,
     head: Head = LABELS,
     ema: float = 0.0,
+    augment: Augmentation | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """One update.
 
@@ -64,9 +69,14 @@ def train_step(
             batch statistics, optimiser and average stay as they were.
         head: What the network's output means; it counts what the scores follow from.
         ema: Decay of the average of the weights; 0 for none.
+        augment: From `make_augmentation`. A case's key follows from the step and its place in the batch, so that it
+            becomes the same in whichever micro-batch and on whichever device.
     """
     dropout_key = jax.random.fold_in(key, state.step)
-    gradient = functools.partial(_gradient, model, loss_function, head, state.params)
+    if augment:
+        augmentation_key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), state.step)
+        batch = batch | {"keys": jax.random.split(augmentation_key, len(batch["image"]))}
+    gradient = functools.partial(_gradient, model, loss_function, head, augment, state.params)
     if accumulate == 1:
         gradients, batch_stats, loss, counts = gradient(state.batch_stats, batch, dropout_key)
     else:
@@ -118,27 +128,31 @@ def _gradient(
     model: nn.Module,
     loss_function: LossFunction,
     head: Head,
+    augment: Augmentation | None,
     params: Any,
     batch_stats: Any,
     batch: Batch,
     key: jax.Array,
 ) -> tuple[Any, Any, jax.Array, Counts]:
     """Gradients, new batch statistics, loss, and the counts of all cases of a batch together."""
+    image, labels = batch["image"], batch["labels"]
+    if augment:
+        image, labels = augment(batch["keys"], image, labels)
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         outputs, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            batch["image"],
+            image,
             train=True,
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
         logits = jax.tree.leaves(outputs)  # of the full size, and of deeper levels with deep supervision
-        loss = deeply_supervised(loss_function, logits, batch["labels"])
+        loss = deeply_supervised(loss_function, logits, labels)
         return loss, (logits[0], updated.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    return gradients, batch_stats, loss, _sum_first(head.count(logits, batch["labels"]))
+    return gradients, batch_stats, loss, _sum_first(head.count(logits, labels))
 
 
 def _micro_batch(batch: Batch, number: jax.Array, accumulate: int) -> Batch:
@@ -168,11 +182,14 @@ def jit_train_step(
     skip_nonfinite: bool = False,
     head: Head = LABELS,
     ema: float = 0.0,
+    augment: Augmentation | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepMetrics]]:
     """`train_step` compiled over the mesh. The state handed in is donated: its memory becomes the new state's."""
+    augment = augment and by_case(mesh, augment)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        return train_step(model, optimizer, loss_function, state, batch, key, accumulate, skip_nonfinite, head, ema)
+        options = (accumulate, skip_nonfinite, head, ema, augment)
+        return train_step(model, optimizer, loss_function, state, batch, key, *options)
 
     whole = replicated(mesh)
     return jax.jit(

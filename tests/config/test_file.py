@@ -157,7 +157,10 @@ def test_the_command_line_changes_settings(tmp_path, flags, expected):
             "--config.loss.terms.focl=1",
             "config.loss.terms.focl is not a setting. Did you mean config.loss.terms.focal?",
         ),
-        ("--config.loss.terms=dice", "config.loss.terms must be a value for any of dice, tversky, ce, bce, topk, focal, each"),
+        (
+            "--config.loss.terms=dice",
+            "config.loss.terms must be a value for any of dice, tversky, ce, bce, topk, focal, each",
+        ),
         ("--config.loss.terms=dise:1", "config.loss.terms.dise is not a setting. Did you mean config.loss.terms.dice?"),
         ("--config.data.crop=4,4", "config.data.crop must be 3 values, each of type int; it is '4,4'"),
         ("--config.data=x", "config.data is a group of settings; it cannot be 'x'"),

@@ -5,7 +5,19 @@ import typing
 import pytest
 
 from jaxbrats import config
-from jaxbrats.config import Checkpoint, Data, Loss, Mesh, Model, Optimizer, Settings, from_config, reference, typed
+from jaxbrats.config import (
+    Augment,
+    Checkpoint,
+    Data,
+    Loss,
+    Mesh,
+    Model,
+    Optimizer,
+    Settings,
+    from_config,
+    reference,
+    typed,
+)
 from jaxbrats.config import data as data_settings
 from jaxbrats.config import model as model_settings
 from jaxbrats.config import settings as root
@@ -41,7 +53,7 @@ def test_defaults_agree_with_what_they_are_for():
     assert len(Loss().region_weights) == len(Model().thresholds) == len(REGIONS)
 
 
-@pytest.mark.parametrize("group", [Settings, Mesh, Data, Model, Loss, Optimizer, Checkpoint])
+@pytest.mark.parametrize("group", [Settings, Mesh, Data, Augment, Model, Loss, Optimizer, Checkpoint])
 def test_every_setting_has_its_comment_once(group):
     own = [field.name for field in dataclasses.fields(group) if not dataclasses.is_dataclass(field.type)]
     assert list(reference.comments(group)) == own

@@ -1,0 +1,147 @@
+"""Rotation, scaling and elastic deformation in one resampling, and mirroring.
+
+Images are interpolated trilinearly and labels take their nearest voxel; outside the volume is background, 0. Angles and
+scales are those of voxels about the volume's centre, so a rotation keeps shapes where voxels are cubes.
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbrats.config import Augment
+from jaxbrats.model import random
+from jaxbrats.model.augment.fields import smooth_field
+
+_MIRRORED_AXES = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
+
+
+class Deformation(NamedTuple):
+    """What is drawn for a case.
+
+    Attributes:
+        drawn: Whether there is anything to resample, boolean scalar.
+        angles: About each axis in radians, `(3,)`.
+        scale: Scalar; above 1 the case becomes smaller.
+        displacement: Greatest shift of a point by the elastic deformation, as a share of the volume's size.
+    """
+
+    drawn: jax.Array
+    angles: jax.Array
+    scale: jax.Array
+    displacement: jax.Array
+
+
+def change_space(settings: Augment, key: jax.Array, image: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Resamples and mirrors a case `(X, Y, Z, C)` and its labels `(X, Y, Z)`, each where it is drawn."""
+    keys = jax.random.split(key, 8)
+    draw_keys, field_keys, mirror_key = keys[:4], keys[4:7], keys[7]
+    if settings.rotation or settings.scaling or settings.elastic:
+        deformation = draw_deformation(settings, draw_keys)
+
+        def resample(image: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+            matrix = affine_matrix(deformation.angles, deformation.scale)
+            shifts = (0.0, 0.0, 0.0)
+            if settings.elastic:
+                sizes = [deformation.displacement * size for size in labels.shape]
+                shifts = [size * smooth_field(key, labels.shape) for size, key in zip(sizes, field_keys, strict=True)]
+            coordinates = source_coordinates(labels.shape, matrix, shifts)
+            return sample_linear(image, coordinates), sample_nearest(labels, coordinates)
+
+        image, labels = lax.cond(deformation.drawn, resample, lambda *same: same, image, labels)
+    if settings.mirror:
+        image, labels = mirror(image, labels, random.between(mirror_key, (3,), 0, 1) < settings.mirror)
+    return image, labels
+
+
+def draw_deformation(settings: Augment, keys: jax.Array) -> Deformation:
+    """Draws which of rotation, scaling and elastic deformation a case has, and how strong they are, by 4 keys."""
+    probabilities = jnp.array([settings.rotation, settings.scaling, settings.elastic])
+    rotated, scaled, deformed = drawn = random.between(keys[0], (3,), 0, 1) < probabilities
+    angles = jnp.deg2rad(random.between(keys[1], (3,), *settings.rotation_degrees))
+    return Deformation(
+        drawn.any(),
+        jnp.where(rotated, angles, 0),
+        jnp.where(scaled, random.between(keys[2], (), *settings.scaling_range), 1),
+        jnp.where(deformed, random.between(keys[3], (), *settings.elastic_displacement), 0),
+    )
+
+
+def affine_matrix(angles: jax.Array, scale: jax.Array) -> jax.Array:
+    """`scale` times the rotation about X, then Y, then Z, `(3, 3)`."""
+    (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles), jnp.sin(angles)
+    about_x = jnp.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = jnp.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = jnp.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return scale * functools.reduce(
+        functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), (about_z, about_y, about_x)
+    )
+
+
+def source_coordinates(
+    shape: tuple[int, int, int], matrix: jax.Array, shifts: Sequence[jax.Array | float]
+) -> list[jax.Array]:
+    """Where each voxel of the result comes from: first shifted, then multiplied by the matrix about the centre.
+
+    Args:
+        shape: (X, Y, Z) of the volume.
+        matrix: `(3, 3)`.
+        shifts: Along each axis in voxels, `(X, Y, Z)` or a number.
+
+    Returns:
+        Three arrays `(X, Y, Z)`, float32 voxels.
+    """
+    centre = [(size - 1) / 2 for size in shape]
+    offsets = [lax.broadcasted_iota(jnp.float32, shape, axis) - centre[axis] + shifts[axis] for axis in range(3)]
+    return [
+        sum(row[axis] * offsets[axis] for axis in range(3)) + middle for row, middle in zip(matrix, centre, strict=True)
+    ]
+
+
+def sample_linear(image: jax.Array, coordinates: Sequence[jax.Array]) -> jax.Array:
+    """Trilinear values of an image `(X, Y, Z, C)` at coordinates `(X', Y', Z')`; 0 outside."""
+    shape = image.shape[:3]
+    padded, positions = _padded(image, coordinates)
+    lower = [jnp.minimum(jnp.floor(position), size) for position, size in zip(positions, shape, strict=True)]
+    above = [position - floor for position, floor in zip(positions, lower, strict=True)]
+    total = 0.0
+    for corner in itertools.product((0, 1), repeat=3):
+        weight = functools.reduce(
+            jnp.multiply, [part if up else 1 - part for part, up in zip(above, corner, strict=True)]
+        )
+        total += weight[..., None] * _take(padded, shape, [floor + up for floor, up in zip(lower, corner, strict=True)])
+    return total
+
+
+def sample_nearest(labels: jax.Array, coordinates: Sequence[jax.Array]) -> jax.Array:
+    """The labels `(X, Y, Z)` of the voxels nearest to coordinates `(X', Y', Z')`; 0 outside."""
+    padded, positions = _padded(labels[..., None], coordinates)
+    return _take(padded, labels.shape, [jnp.round(position) for position in positions])[..., 0]
+
+
+def _padded(volume: jax.Array, coordinates: Sequence[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    """A volume in a border of one voxel of background, as rows `(voxels, C)`, and the coordinates in it."""
+    padded = jnp.pad(volume, [(1, 1)] * 3 + [(0, 0)])
+    positions = [jnp.clip(at + 1, 0, size + 1) for at, size in zip(coordinates, volume.shape[:3], strict=True)]
+    return padded.reshape(-1, volume.shape[-1]), positions
+
+
+def _take(rows: jax.Array, shape: tuple[int, ...], voxel: Sequence[jax.Array]) -> jax.Array:
+    """Rows of whole-numbered positions in the padded volume."""
+    x, y, z = (position.astype(jnp.int32) for position in voxel)
+    return rows.at[(x * (shape[1] + 2) + y) * (shape[2] + 2) + z].get(mode="promise_in_bounds")
+
+
+def mirror(image: jax.Array, labels: jax.Array, mirrored: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mirrors a case along the axes that `mirrored` `(3,)` marks, in one pass."""
+    choices = [functools.partial(_flip, axes=axes) for axes in _MIRRORED_AXES]
+    wanted = jnp.array([[axis in axes for axis in range(3)] for axes in _MIRRORED_AXES])
+    return lax.switch(jnp.argmax((wanted == mirrored).all(1)), choices, image, labels)
+
+
+def _flip(image: jax.Array, labels: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    return jnp.flip(image, axes), jnp.flip(labels, axes)
