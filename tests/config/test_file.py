@@ -56,7 +56,7 @@ def test_the_quickstart_is_what_its_numbers_were_made_with():
     assert from_config(load_config("configs/quickstart.py")) == Settings(
         seed=0, batch_size=2, accumulate=1, num_epochs=16, learning_rate=5e-3, schedule="cosine", dtype="float32",
         remat=False, conv="auto", gpu_memory_fraction=0.9, skip_nonfinite=False, mesh=Mesh(-1, 1),
-        data=Data("", "data/quickstart", 24, shape, ("t2f", "t1c", "t2w"), shape, "zscore", 0.01, workers=0),
+        data=Data("", "data/quickstart", 24, shape, ("t2f", "t1c", "t2w"), shape, "zscore", min_tumour=0.01, workers=0),
         model=Model((8, 16, 32, 64), "instance", "relu", (0.0,)),
         loss=Loss({"dice": 1.0, "focal": 1.0}, (1.0, 1.0, 1.0, 1.0), alpha=0.25, gamma=2.0),
     )  # fmt: skip
