@@ -18,8 +18,7 @@ import pytest
 
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import LABEL_NAMES
-from jaxbrats.data.manifest import read_manifest
-from jaxbrats.evaluation.volumes import ScoredCase
+from jaxbrats.evaluation.volumes import ScoredArrays
 from jaxbrats.report.colours import COLOURS
 from jaxbrats.report.orientation import Orientation
 from jaxbrats.report.overlays import largest_slices
@@ -160,8 +159,7 @@ def voxel_colours(browser, plane):
 def scene_of(report, name):
     """The volumes of a case as they should be shown."""
     case = next(case for case in read_dataset(report / "data").cases if case.name == name)
-    record = read_manifest(report / "data")["cases"][name]
-    volumes = ScoredCase(case, record, report / "predictions" / f"{name}.nii.gz").read()
+    volumes = ScoredArrays(case, report / "predictions" / f"{name}.nii.gz").read()
     return make_scene(volumes.image, volumes.truth, volumes.prediction, Orientation(volumes.affine))
 
 

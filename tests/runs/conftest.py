@@ -31,4 +31,4 @@ def train(tiny_config: pathlib.Path) -> Callable[..., int]:
 @pytest.fixture
 def begun_only(training_alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The training program up to where it would train."""
-    monkeypatch.setattr(job, "train", lambda *_, **__: Outcome(0, trained=False))
+    monkeypatch.setattr(job, "train", lambda *_, **__: Outcome(0, 0, trained=False))

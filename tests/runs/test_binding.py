@@ -296,7 +296,7 @@ class TestOtherData:
         rewrite(other / "manifest.json", rename)
         assert evaluated(run, f"--data={other}") == 1
         captured = capsys.readouterr()
-        assert f"{other}: 6 cases left out, because the run was trained on them" in captured.out
+        assert f"{other}: 6 cases are left out, because the run was trained on them" in captured.out
         for name in ("X-001", "X-002"):
             path = other / "images" / f"{name}.npy"
             assert f"not scored: case {name}: {path}: is an image that the run was trained on" in captured.err
@@ -318,14 +318,13 @@ class TestOtherData:
         assert any(files_of(run)[f"predictions/{name}.nii.gz"] != first[f"predictions/{name}.nii.gz"] for name in VAL)
 
     def test_an_evaluation_that_fails_half_way_leaves_the_last_one(self, run, monkeypatch, capsys):
-        before, count = files_of(run), iter(range(9))
+        before = files_of(run)
 
-        def fails(path, *_):
-            path.write_bytes(b"new")
-            if next(count):
-                raise KeyboardInterrupt
+        def fails(network, cases, files_of, folder):
+            (folder / f"{cases[0].name}.nii.gz").write_bytes(b"new")
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(evaluate, "write_prediction", fails)
+        monkeypatch.setattr(evaluate, "predict_and_score", fails)
         assert evaluated(run, "--step=latest") == 130
         assert files_of(run) == before
 

@@ -50,10 +50,12 @@ def test_a_system_without_locks(tmp_path):
     command = [sys.executable, "-c", script, f"--config={config}", f"--workdir={tmp_path}", "--config.mesh.data=1"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1
-    assert process.stderr.splitlines() == [
+    # JAX's own file lock warns as well.
+    assert process.stderr.splitlines()[-1] == (
         f"jaxbrats train: {tmp_path}: this system cannot lock files, so two runs could spoil each other's work. Use "
         "Linux or macOS; on Windows, the Windows Subsystem for Linux"
-    ]
+    )
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

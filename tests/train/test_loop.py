@@ -76,7 +76,7 @@ def ended(workdir):
 @pytest.fixture(scope="module")
 def uninterrupted(train, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    assert train(workdir) == (8, True)
+    assert train(workdir) == (8, 3, True)
     return ended(workdir)
 
 
@@ -138,7 +138,7 @@ def test_a_signal_stops_after_the_step_which_is_saved(train, uninterrupted, tmp_
     assert stopped.value.exit_code == 143
     assert checkpoints.choose_step(tmp_path, "latest") == 2
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
-    assert train(tmp_path, every_steps=every_steps) == (8, True)
+    assert train(tmp_path, every_steps=every_steps) == (8, 3, True)
     assert ended(tmp_path) == uninterrupted
     assert checkpoints.choose_step(tmp_path, "best") == 3
 
@@ -147,7 +147,7 @@ def test_a_signal_before_the_first_step(train, uninterrupted, tmp_path):
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM before the first step$"):
         train(tmp_path, on_start=lambda step: os.kill(os.getpid(), signal.SIGTERM))
     assert read_metrics(tmp_path) == []
-    assert train(tmp_path) == (8, True)
+    assert train(tmp_path) == (8, 3, True)
     assert ended(tmp_path) == uninterrupted
 
 
@@ -183,7 +183,7 @@ def test_a_signal_during_the_last_validation(train, uninterrupted, tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     assert read_metrics(tmp_path)[-1]["split"] == "train"
-    assert train(tmp_path) == (8, True)
+    assert train(tmp_path) == (8, 3, True)
     assert ended(tmp_path) == uninterrupted
 
 
@@ -206,15 +206,15 @@ def test_a_checkpoint_between_epochs_is_one_to_go_on_from(train, uninterrupted, 
             train(tmp_path, every_steps=2)
     assert checkpoints.choose_step(tmp_path, "latest") == 5
     started = []
-    assert train(tmp_path, every_steps=2, on_start=started.append) == (8, True)
+    assert train(tmp_path, every_steps=2, on_start=started.append) == (8, 3, True)
     assert started == [5]
     assert ended(tmp_path) == uninterrupted
 
 
 def test_more_epochs_go_on_where_the_run_ended(train, uninterrupted, tmp_path):
-    assert train(tmp_path, num_epochs=2) == (5, True)
-    assert train(tmp_path, num_epochs=2) == (5, False)
-    assert train(tmp_path) == (8, True)
+    assert train(tmp_path, num_epochs=2) == (5, 2, True)
+    assert train(tmp_path, num_epochs=2) == (5, 2, False)
+    assert train(tmp_path) == (8, 3, True)
     assert ended(tmp_path) == uninterrupted
     with pytest.raises(InputError, match=r"has done 3 epochs; config\.num_epochs asks for 2"):
         train(tmp_path, num_epochs=2)

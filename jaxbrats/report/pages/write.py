@@ -105,6 +105,6 @@ def _write_case_pages(
 def _remove_pages_of_other_evaluations(run: Run) -> None:
     """Removes pages of cases that are no longer in the score table; a case that cannot be read keeps its page."""
     kept = {page_path(run.workdir, scores.name) for scores in run.cases}
-    for page in (run.workdir / "report").glob("*.html") if run.cases else ():
+    for page in (run.workdir / "report").glob("*.html"):
         if page not in kept:
             page.unlink()
