@@ -176,6 +176,10 @@ def test_values_that_pass_for_others():
         ({"dtype": "float16"}, "config.dtype must be one of float32, bfloat16; it is 'float16'"),
         ({"batch_size": 3, "mesh": {"data": 2}}, "batch_size must be a multiple of the 2 devices of mesh.data"),
         (
+            {"data": {"crop": (32, 32, 32)}, "mesh": {"space": 2}},
+            "data.crop must leave each of the 2 devices of mesh.space 2 voxels of the deepest level along X",
+        ),
+        (
             {"data": {"crop": (48, 32, 32)}, "mesh": {"space": 5}},
             "crop must be divisible along its first axis by the 5",
         ),
