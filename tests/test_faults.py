@@ -18,6 +18,7 @@ import pytest
 
 from experiments import faults
 from jaxbrats import commands, main
+from jaxbrats.data import manifest
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.inference import validation
 from jaxbrats.train import checkpoints, loop
@@ -154,7 +155,7 @@ def test_a_killed_reader_ends_the_run_with_a_line(tiny_run, tiny_config, tmp_pat
     killer = threading.Thread(target=kill_readers)
     killer.start()
     try:
-        assert main.run([*arguments, "--config.num_epochs=1000"]) == 1
+        assert main.run([*arguments, "--config.num_epochs=1000", "--config.data.workers=1"]) == 1
     finally:
         done.set()
         killer.join()
@@ -169,8 +170,11 @@ def poisoned(tiny_run, tmp_path, monkeypatch, training_alone):
     data = tmp_path / "data"
     shutil.copytree(tiny_run / "data", data)
     case = json.loads((data / "split.json").read_text())["train"][0]
-    labels = np.load(data / "masks" / f"{case}.npy")
-    np.save(data / "masks" / f"{case}.npy", np.full_like(labels, 3))
+    labels = np.full_like(np.load(data / "masks" / f"{case}.npy"), 3)
+    np.save(data / "masks" / f"{case}.npy", labels)
+    content = json.loads((data / "manifest.json").read_text())
+    content["cases"][case]["checksum"]["mask"] = manifest.checksum(labels)
+    (data / "manifest.json").write_text(json.dumps(content))
     jit_train_step = loop.jit_train_step
 
     def poisoned_step(mesh, model, optimizer, loss, *rest, **options):
