@@ -37,7 +37,8 @@ from absl import flags
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import use_compiled_convolution
-from jaxbrats.data.preprocessing import CropBox, Preprocessing
+from jaxbrats.data.boxes import CropBox
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case, find_cases
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.inference.network import Network, load_network
@@ -220,7 +221,7 @@ def measure(job: Job, repeats: int) -> dict[str, Any]:
 def describe_case(job: Job) -> dict[str, Any]:
     """Sizes for the table."""
     _, volumes, box = read(job)
-    window = job.network.preprocessing.crop
+    window = job.network.window
     brain = [side.stop - side.start for side in box]
     return {
         "modalities": len(volumes),

@@ -20,10 +20,11 @@ from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.dataset import Dataset
 from jaxbrats.data.labels import REGIONS, SCORED
+from jaxbrats.evaluation.evaluate import score
 from jaxbrats.evaluation.statistics import summarise
 from jaxbrats.evaluation.tables import Row
 from jaxbrats.inference.network import load_network
-from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predict_and_score, raw_cases
+from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predicted, raw_cases
 from jaxbrats.runs.record import RunRecord, read_record
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import write_text
@@ -50,7 +51,7 @@ def main() -> int:
     for record, (workdir, step) in zip(records, tqdm(checkpoints, desc="checkpoints"), strict=True):
         network = load_network(record.workdir, record.settings, record.frame, step)
         rows = table.setdefault(printable(f"{workdir}:{network.step}"), [])
-        for result in predict_and_score(network, cases, files_of, folder=None):
+        for result in score(predicted(network, cases, files_of, folder=None)):
             if isinstance(result, InputError):
                 problems[str(result)] = None  # the same with each checkpoint
             else:

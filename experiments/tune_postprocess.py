@@ -7,7 +7,7 @@ Every case is predicted by the run that did not train on it, and scored under ev
 enhancing-tumour volumes below. The one with the best mean over cases and over WT, TC and ET is chosen, where it gains
 at least --least_gain, of equals the gentlest; else none. Of several runs (the folds of an ensemble) the cases are taken
 together and all get the same. Writes RUN/postprocess.json and prints what it gains. Like `jaxbrats evaluate`, it looks
-at the crops that the run trained on.
+at whole volumes, and at the arrays where the files they were made from are not known.
 """
 
 import dataclasses
@@ -17,24 +17,21 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-import nibabel as nib
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import prepare_jax
-from jaxbrats.data.arrays import identify, read_image, read_labels
 from jaxbrats.data.labels import REGIONS, region_mask
 from jaxbrats.data.raw.geometry import bounding_box
+from jaxbrats.evaluation.evaluate import Predicted
 from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
-from jaxbrats.evaluation.volumes import affine_of_array
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.postprocess import Postprocessing, postprocess, write_postprocessing
-from jaxbrats.inference.predictor import Predictor
-from jaxbrats.runs.evaluate import dataset_to_score, validation_cases
-from jaxbrats.runs.record import check_data, read_record
+from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predicted, raw_cases
+from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.processes import available_cpus, map_in_processes
 
@@ -55,36 +52,22 @@ ENHANCING = (0, 20, 50, 100, 200, 500, 1000)
 GRID = [Postprocessing(*volumes) for volumes in itertools.product(HOLES, COMPONENTS, ENHANCING)]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction:
-    """A validation case: predicted and true labels `(X, Y, Z)`, voxel size in mm."""
-
-    case: str
-    labels: np.ndarray
-    truth: np.ndarray
-    spacing_mm: tuple[float, float, float]
-
-
-def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) -> Iterator[Prediction]:
+def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) -> Iterator[Predicted]:
     """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`."""
     record = read_record(workdir)
     network = load_network(workdir, record.settings, record.frame, step)
     dataset = dataset_to_score(record, None)
-    predict = Predictor([network], network.preprocessing.crop).labels
+    cases = cases_to_score(record, dataset, own=True, problems=problems)
+    results = predicted(network, cases, raw_cases(dataset, cases, problems), folder=None)
     title = f"tuning {printable(workdir.name)}"
-    for case in tqdm(validation_cases(record, dataset), desc=title, unit="case", dynamic_ncols=True):
-        try:
-            case = identify(case)
-            check_data(record, [case])
-            image, truth = read_image(case), read_labels(case)
-        except InputError as problem:
-            problems.append(problem)
-            continue
-        spacing = tuple(nib.affines.voxel_sizes(affine_of_array(case.record)).tolist())
-        yield Prediction(case.name, predict(image), truth, spacing)
+    for result in tqdm(results, desc=title, total=len(cases), unit="case", dynamic_ncols=True):
+        if isinstance(result, InputError):
+            problems.append(result)
+        else:
+            yield result
 
 
-def score(prediction: Prediction, metric: str, challenge: str) -> np.ndarray:
+def score(prediction: Predicted, metric: str, challenge: str) -> np.ndarray:
     """The metric of a case under every setting of `GRID`, for WT, TC and ET: `(settings, 3)`."""
     # Neither the scores nor the post-processing depend on the background around all labels.
     box = bounding_box((prediction.labels != 0) | (prediction.truth != 0))

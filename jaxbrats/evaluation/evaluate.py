@@ -1,10 +1,12 @@
 """From cases to the rows of the score table: predicted as `jaxbrats predict` does, scored as `jaxbrats score` does."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import nibabel as nib
+import numpy as np
 
 from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
 from jaxbrats.data.labels import REGIONS
@@ -19,6 +21,22 @@ from jaxbrats.inference.predictor import Predictor
 from jaxbrats.system.errors import InputError
 
 
+class Predicted(NamedTuple):
+    """A case, predicted.
+
+    Attributes:
+        case: Name of the case.
+        labels: Predicted labels, uint8 `(X, Y, Z)`.
+        truth: Reference labels, uint8 `(X, Y, Z)`.
+        spacing_mm: Voxel size along each axis.
+    """
+
+    case: str
+    labels: np.ndarray
+    truth: np.ndarray
+    spacing_mm: tuple[float, float, float]
+
+
 class CaseScores(NamedTuple):
     """Name of a case and its rows of the score table."""
 
@@ -26,18 +44,18 @@ class CaseScores(NamedTuple):
     rows: list[tables.Row]
 
 
-def score_files(
+def predict_files(
     cases: Sequence[Case], network: Network, folder: pathlib.Path | None
-) -> Iterator[CaseScores | InputError]:
-    """Predicts whole volumes and scores them on the voxels of the cases' own files, so that all tumour counts.
+) -> Iterator[Predicted | InputError]:
+    """Predicts whole volumes on the voxels of the cases' own files, so that all tumour counts.
 
     Args:
-        cases: What to score; all have segmentations.
+        cases: What to predict; all have segmentations.
         network: What predicts.
         folder: Where the predictions are left, `CASE.nii.gz`; None for nowhere.
 
     Yields:
-        For each case its scores, or what is wrong with it.
+        For each case what was predicted, or what is wrong with it.
     """
     predictor = Predictor([network], network.window)
     results = predict_cases(cases, predictor, network.preprocessing, folder, frame=network.frame, head=network.head)
@@ -45,44 +63,52 @@ def score_files(
         if isinstance(result, InputError):
             yield result
             continue
-        try:
+        with _of_this_case(case.name) as problems:
             truth, affine = nifti.read_labels(case.labels, case.name, case.label_map)
-            spacing = tuple(nib.affines.voxel_sizes(affine).tolist())
-            rows = tables.case_rows(case.name, metrics.score_case(result.file_labels, truth, spacing))
-        except InputError as problem:
-            yield problem
-        else:
-            yield CaseScores(case.name, rows)
+        yield problems[0] if problems else Predicted(case.name, result.file_labels, truth, _spacing(affine))
 
 
-def score_arrays(
+def predict_arrays(
     cases: Iterable[ArrayCase], network: Network, folder: pathlib.Path | None
-) -> Iterator[CaseScores | InputError]:
-    """Predicts and scores arrays, where the files they were made from are not known: tumour outside a crop is not seen.
-
-    Args:
-        cases: What to score.
-        network: What predicts.
-        folder: Where the predictions are left, `CASE.nii.gz`; None for nowhere.
-
-    Yields:
-        For each case its scores, or what is wrong with it.
-    """
+) -> Iterator[Predicted | InputError]:
+    """As `predict_files`, of arrays, where the files they were made from are not known: what is outside is not seen."""
     predictor = Predictor([network], network.window)
     for case in cases:
-        try:
+        with _of_this_case(case.name) as problems:
             labels, truth = predictor.labels(read_image(case)), read_labels(case)
-            spacing = tuple(nib.affines.voxel_sizes(affine_of_array(case.record)).tolist())
-            rows = tables.case_rows(case.name, metrics.score_case(labels, truth, spacing))
-        except InputError as problem:
-            yield problem
-            continue
-        except MemoryError:
-            yield InputError("does not fit in memory", case=case.name, hint="Use a machine with more")
+        if problems:
+            yield problems[0]
             continue
         if folder is not None:
             write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
-        yield CaseScores(case.name, rows)
+        yield Predicted(case.name, labels, truth, _spacing(affine_of_array(case.record)))
+
+
+def score(results: Iterable[Predicted | InputError]) -> Iterator[CaseScores | InputError]:
+    """Scores what was predicted; passes on what could not be."""
+    for result in results:
+        if isinstance(result, InputError):
+            yield result
+            continue
+        with _of_this_case(result.case) as problems:
+            scores = metrics.score_case(result.labels, result.truth, result.spacing_mm)
+        yield problems[0] if problems else CaseScores(result.case, tables.case_rows(result.case, scores))
+
+
+@contextlib.contextmanager
+def _of_this_case(case: str) -> Iterator[list[InputError]]:
+    """Catches what is the trouble of one case, not of all; yields where it is put."""
+    problems: list[InputError] = []
+    try:
+        yield problems
+    except InputError as problem:
+        problems.append(problem)
+    except MemoryError:
+        problems.append(InputError("does not fit in memory", case=case, hint="Use a machine with more"))
+
+
+def _spacing(affine: np.ndarray) -> tuple[float, float, float]:
+    return tuple(nib.affines.voxel_sizes(affine).tolist())
 
 
 def region_dice(rows: Iterable[tables.Row]) -> dict[str, dict[str, float]]:

@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 
 from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.boxes import CropBox
 from jaxbrats.data.labels import BRATS_2023
-from jaxbrats.data.preprocessing import CropBox, Preprocessing, preprocess_images
+from jaxbrats.data.preprocessing import Preprocessing, preprocess_images
 from jaxbrats.data.raw import geometry, nifti
 from jaxbrats.data.raw.cases import Case, VolumeFile
 from jaxbrats.data.raw.nifti import Volume

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 
+from jaxbrats.data.boxes import CropBox, paste
 from jaxbrats.data.check.image import doubts
-from jaxbrats.data.preprocessing import CropBox, Preprocessing, paste, preprocess_images
+from jaxbrats.data.preprocessing import Preprocessing, preprocess_images
 from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.geometry import Frame, same_spacing

@@ -12,8 +12,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from jaxbrats.data.boxes import CropBox, crop, paste
 from jaxbrats.data.labels import BRATS_2023
-from jaxbrats.data.preprocessing import CropBox, crop, paste
 from jaxbrats.data.raw import nifti
 from jaxbrats.data.raw.alignment import Alignment
 from jaxbrats.data.raw.cases import VolumeFile

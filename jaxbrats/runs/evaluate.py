@@ -20,7 +20,14 @@ from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.sources import case_of
 from jaxbrats.evaluation import statistics, tables
-from jaxbrats.evaluation.evaluate import CaseScores, region_dice, score_arrays, score_files
+from jaxbrats.evaluation.evaluate import (
+    CaseScores,
+    Predicted,
+    predict_arrays,
+    predict_files,
+    region_dice,
+    score,
+)
 from jaxbrats.evaluation.volumes import ScoredArrays, ScoredCase, ScoredFiles
 from jaxbrats.inference.network import Network, load_network
 from jaxbrats.report.ranked import draw_overlays
@@ -126,7 +133,7 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
     with files.replacing_folder(record.workdir / "predictions") as predictions:
         if files_of is None:
             print(f"{dataset.folder}: scored on the arrays, because the files they were made from are not known here")
-        results = predict_and_score(network, cases, files_of, predictions)
+        results = score(predicted(network, cases, files_of, predictions))
         for result in tqdm(results, desc="evaluating", total=len(cases), unit="case", dynamic_ncols=True):
             (problems if isinstance(result, InputError) else scored).append(result)
         if not scored:
@@ -202,10 +209,10 @@ def raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[Input
     return found
 
 
-def predict_and_score(
+def predicted(
     network: Network, cases: Sequence[ArrayCase], files_of: Mapping[str, Case] | None, folder: pathlib.Path | None
-) -> Iterator[CaseScores | InputError]:
-    """Predicts cases and scores them on their own files or, where these are not known, on their arrays.
+) -> Iterator[Predicted | InputError]:
+    """Predicts cases on their own files or, where these are not known, on their arrays.
 
     Args:
         network: What predicts.
@@ -214,8 +221,8 @@ def predict_and_score(
         folder: Where the predictions are left; None for nowhere.
     """
     if files_of is None:
-        return score_arrays(cases, network, folder)
-    return score_files([files_of[case.name] for case in cases if case.name in files_of], network, folder)
+        return predict_arrays(cases, network, folder)
+    return predict_files([files_of[case.name] for case in cases if case.name in files_of], network, folder)
 
 
 def scored_cases(

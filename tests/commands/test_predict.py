@@ -9,8 +9,8 @@ import pytest
 from jaxbrats import commands
 from jaxbrats.commands import predict as command
 from jaxbrats.data.arrays import read_image
+from jaxbrats.data.boxes import CropBox, paste
 from jaxbrats.data.dataset import read_dataset
-from jaxbrats.data.preprocessing import CropBox, paste
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.output_folder import OutputFolder
 from jaxbrats.inference.postprocess import Postprocessing, write_postprocessing

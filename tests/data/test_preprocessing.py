@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxbrats.data.boxes import CropBox, crop, paste
 from jaxbrats.data.labels import BRATS_2023
-from jaxbrats.data.preprocessing import CropBox, Preprocessing, crop, paste, preprocess_case, preprocess_images
+from jaxbrats.data.preprocessing import Preprocessing, preprocess_case, preprocess_images
 from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
 from jaxbrats.system.errors import InputError
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from jaxbrats.data.boxes import CropBox, crop, paste
 from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR
 from jaxbrats.data.names import LONGEST_CASE_NAME
-from jaxbrats.data.preprocessing import CropBox, Preprocessing, crop, paste
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.inference import patient as module

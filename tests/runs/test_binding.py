@@ -324,7 +324,7 @@ class TestOtherData:
             (folder / f"{cases[0].name}.nii.gz").write_bytes(b"new")
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(evaluate, "predict_and_score", fails)
+        monkeypatch.setattr(evaluate, "predicted", fails)
         assert evaluated(run, "--step=latest") == 130
         assert files_of(run) == before
 
