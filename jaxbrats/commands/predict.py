@@ -53,7 +53,8 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "window",
     MODES,
-    "window: windows over the brain's bounding box; crop: the one crop about the centre that training used.",
+    "window: windows over the brain's bounding box; crop: the box that training took, such as the crop about the "
+    "centre.",
     flag_values=FLAGS,
 )
 _OVERLAP = flags.DEFINE_float(

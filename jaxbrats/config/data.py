@@ -7,6 +7,7 @@ from jaxbrats.config.checks import need
 
 Modality = Literal["t1n", "t1c", "t2w", "t2f"]
 Normalization = Literal["minmax", "zscore"]
+Crop = tuple[int, int, int] | Literal["brain"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,12 @@ class Data:
         synthetic_cases: Phantoms to write into raw_dir first, instead of real data; 0 for none.
         synthetic_shape: Size (X, Y, Z) of the phantoms in voxels.
         modalities: Input channels, in order.
-        crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume.
+        crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume; brain for the bounding box
+            of the brain, of another size in each case.
         normalization: minmax maps each whole volume to [0, 1]; zscore gives brain voxels (not zero) mean 0 and standard
             deviation 1.
         patch: Size (X, Y, Z) in voxels of what a step sees of each array, and of the windows that predict; none for the
-            whole array.
+            whole array. An array that is smaller is given zeros around it.
         foreground: Share of the patches that are centred on tumour, its classes taking turns.
         min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
         spacing: Size (X, Y, Z) in mm of the arrays' voxels; none for that of most cases. Others are resampled.
@@ -43,7 +45,7 @@ class Data:
     synthetic_cases: int = 0
     synthetic_shape: tuple[int, int, int] = (96, 96, 80)
     modalities: tuple[Modality, ...] = ("t2f", "t1c", "t2w")
-    crop: tuple[int, int, int] = (128, 128, 128)
+    crop: Crop = (128, 128, 128)
     normalization: Normalization = "minmax"
     patch: tuple[int, int, int] | None = None
     foreground: float = 0.33
@@ -62,11 +64,13 @@ class Data:
         need(min(shape) >= 16, "data.synthetic_shape needs three sizes of 16 or more", shape)
         distinct = len(set(self.modalities)) == len(self.modalities) > 0
         need(distinct, "data.modalities needs at least one modality and none twice", self.modalities)
-        need(min(self.crop) >= 1, "data.crop needs three sizes of 1 or more", self.crop)
+        brain, patch = self.crop == "brain", self.patch
+        need(brain or min(self.crop) >= 1, "data.crop needs three sizes of 1 or more, or brain", self.crop)
+        need(patch or not brain, "data.patch needs three sizes where data.crop is brain: arrays then differ", patch)
         need(0 <= self.min_tumour <= 1, "data.min_tumour lies between 0 and 1", self.min_tumour)
-        patch = self.patch
-        fits = patch is None or all(1 <= size <= whole for size, whole in zip(patch, self.crop, strict=True))
-        need(fits, f"data.patch needs three sizes from 1 to those of data.crop, {self.crop}", patch)
+        need(patch is None or min(patch) >= 1, "data.patch needs three sizes of 1 or more, or none", patch)
+        fits = patch is None or brain or all(size <= whole for size, whole in zip(patch, self.crop, strict=True))
+        need(fits, f"data.patch is no larger than data.crop, {self.crop}", patch)
         need(0 <= self.foreground <= 1, "data.foreground lies between 0 and 1", self.foreground)
         spacing = self.spacing
         need(spacing is None or min(spacing) > 0, "data.spacing needs three sizes in mm above 0", spacing)

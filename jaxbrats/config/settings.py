@@ -120,19 +120,16 @@ class Settings:
         self.loss.check_head(self.model.head)
         depth = len(self.model.features)
         factors = self.model.downsampling
-        smallest = "x".join(map(str, factors))
-        # Patches are trained on; validation sees the whole array.
-        for name in ("crop", "patch") if self.data.patch else ("crop",):
-            size = getattr(self.data, name)
-            rule = f"data.{name} must be divisible along its first axis by the {self.mesh.space} devices of mesh.space"
-            need(size[0] % self.mesh.space == 0, rule, size)
-            # With one voxel a device there XLA's partitioner gives wrong gradients on meshes of data and space (2x2).
-            deepest, space = size[0] // factors[0], self.mesh.space
-            leaves = f"must leave each of the {space} devices of mesh.space 2 voxels of the deepest level along X"
-            need(space == 1 or deepest >= 2 * space, f"data.{name} {leaves}", size)
-            fits = all(length % factor == 0 for length, factor in zip(size, factors, strict=True))
-            rule = f"data.{name} must be divisible by {smallest}, because {depth} levels of model.features divide it "
-            need(fits, f"{rule}by that (see model.strides)", size)
+        smallest, space = "x".join(map(str, factors)), self.mesh.space
+        name, size = f"data.{'patch' if self.data.patch else 'crop'}", self.data.window
+        rule = f"{name} must be divisible along its first axis by the {space} devices of mesh.space"
+        need(size[0] % space == 0, rule, size)
+        # With one voxel a device there XLA's partitioner gives wrong gradients on meshes of data and space (2x2).
+        rule = f"{name} must leave each of the {space} devices of mesh.space 2 voxels of the deepest level along X"
+        need(space == 1 or size[0] // factors[0] >= 2 * space, rule, size)
+        fits = all(length % factor == 0 for length, factor in zip(size, factors, strict=True))
+        rule = f"{name} must be divisible by {smallest}, because {depth} levels of model.features divide it "
+        need(fits, f"{rule}by that (see model.strides)", size)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy, which `from_config` reads back."""

@@ -81,12 +81,13 @@ def describe(kind: Any) -> str:
     """A type in words, to follow 'must be'."""
     arguments = typing.get_args(kind)
     if _is_union(kind):
-        return " or ".join(map(describe, arguments))
+        words = list(map(describe, arguments))
+        return (", or " if any("," in word for word in words) else " or ").join(words)
     if _members(kind):
         names = _members(kind)
         return f"a value for any of {', '.join(names)}, each {describe(next(iter(names.values())))}"
     if typing.get_origin(kind) is typing.Literal:
-        return f"one of {', '.join(arguments)}"
+        return f"one of {', '.join(arguments)}" if len(arguments) > 1 else arguments[0]
     if arguments:
         count = "" if arguments[-1] is ... else f"{len(arguments)} "
         return f"{count}values, each {describe(arguments[0])}"

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxbrats.data import npy
+from jaxbrats.data.boxes import CropBox
 from jaxbrats.data.labels import NUM_CLASSES
 from jaxbrats.data.manifest import checksum
 from jaxbrats.system.errors import InputError
@@ -172,12 +173,12 @@ def read_image(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
     return image
 
 
-def read_patch(case: ArrayCase, start: Sequence[int], out: np.ndarray) -> None:
+def read_patch(case: ArrayCase, box: CropBox, out: np.ndarray) -> None:
     """Reads a box of the image of a case.
 
     Args:
         case: Which.
-        start: The box's first voxel.
+        box: Of the array; zeros are where it reaches beyond.
         out: float32 (X, Y, Z, C) of the box's size, to read into.
 
     Raises:
@@ -185,7 +186,10 @@ def read_patch(case: ArrayCase, start: Sequence[int], out: np.ndarray) -> None:
     """
     _check_unchanged(case, case.image, 0)
     with np.errstate(over="ignore"):
-        npy.read_box(case.image, case.name, check_image, start, out)
+        inside = out[box.in_box]
+        if inside.shape != out.shape:
+            out[...] = 0
+        npy.read_box(case.image, case.name, check_image, [side.start for side in box.in_volume], inside)
     _check_finite(out, case)
 
 

@@ -92,25 +92,45 @@ def fingerprint(cases: Iterable[CaseContent]) -> str:
     return hashlib.sha256(json.dumps([list(case) for case in cases]).encode()).hexdigest()
 
 
-def array_shape(cases: Sequence[ArrayCase]) -> tuple[int, int, int, int]:
-    """The one image shape (X, Y, Z, C) of all cases, from the headers of the files alone.
+def array_shapes(cases: Sequence[ArrayCase]) -> list[tuple[int, int, int, int]]:
+    """The image shape (X, Y, Z, C) of each case, C the same of all, from the headers of the files alone.
 
     Raises:
         InputError: there is no case, a file is not such an array, a mask doesn't cover its image, or a case has another
-            shape than most.
+            number of channels than most.
     """
+    shapes = _checked_shapes(cases)
+    _check_alike(cases, shapes, [shape[3] for shape in shapes], "a network needs one number of channels")
+    return shapes
+
+
+def array_shape(cases: Sequence[ArrayCase]) -> tuple[int, int, int, int]:
+    """The one image shape (X, Y, Z, C) of all cases.
+
+    Raises:
+        InputError: as `array_shapes`, or a case has another shape than most.
+    """
+    shapes = _checked_shapes(cases)
+    _check_alike(cases, shapes, shapes, "a batch of whole arrays needs one shape")
+    return shapes[0]
+
+
+def _checked_shapes(cases: Sequence[ArrayCase]) -> list[tuple[int, ...]]:
     if not cases:
         raise InputError("there are no cases to read")
     # Threads hide the latency of a network file system.
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        shapes = list(pool.map(_checked_shape, cases))
-    expected, _ = collections.Counter(shapes).most_common(1)[0]
-    for case, shape in zip(cases, shapes, strict=True):
-        if shape != expected:
-            problem = f"has shape {shape}, but most cases have {expected}, and a batch needs one shape"
+        return list(pool.map(_checked_shape, cases))
+
+
+def _check_alike(cases: Sequence[ArrayCase], shapes: Sequence[tuple], parts: Sequence[Any], why: str) -> None:
+    """Refuses the first case of another kind than most; `parts` are what must be alike of the shapes."""
+    usual, _ = collections.Counter(parts).most_common(1)[0]
+    for case, shape, part in zip(cases, shapes, parts, strict=True):
+        if part != usual:
+            problem = f"has shape {shape}, but most cases have {shapes[parts.index(usual)]}, and {why}"
             hint = "Preprocess all cases with the same crop and modalities"
             raise InputError(problem, case=case.name, file=case.image, hint=hint)
-    return expected
 
 
 def _checked_shape(case: ArrayCase) -> tuple[int, ...]:

@@ -23,8 +23,9 @@ import numpy as np
 from absl import flags
 
 from jaxbrats.data.arrays import ArrayCase, read_image, read_labels, read_patch
-from jaxbrats.data.dataset import array_shape, fingerprint
-from jaxbrats.data.patches import Size, box_of, patch_start
+from jaxbrats.data.boxes import CropBox, crop
+from jaxbrats.data.dataset import array_shape, array_shapes, fingerprint
+from jaxbrats.data.patches import Size, patch_start
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.processes import end_with_parent
 
@@ -52,7 +53,7 @@ def training_batches(
         cases: What to train on.
         batch_size: Cases in a batch, over all processes.
         seed: Random seed of the order and of the patches, not negative.
-        patch: Size (X, Y, Z) of what is read of each array; None for the whole.
+        patch: Size (X, Y, Z) of what is read of each array, with zeros around one that is smaller; None for the whole.
         foreground: Probability that a patch is centred on tumour, see `patches.patch_start`.
         start_batch: Number of the first batch to yield; nothing is read of those before.
         workers: Processes that read; 0 reads by threads of this one. Threads are several times faster: reading files
@@ -66,15 +67,15 @@ def training_batches(
         the cases in `cases`. Close it, or use it in a `with` statement.
 
     Raises:
-        InputError: the cases have different shapes or unusable files, or `batch_size` does not divide by
-            `process_count`; while iterating, a file that cannot be used, or a worker process that died.
+        InputError: the cases have unusable files or, without a patch, different shapes, or `batch_size` does not divide
+            by `process_count`; while iterating, a file that cannot be used, or a worker process that died.
     """
     if seed < 0:
         raise InputError(f"expected a seed of 0 or more, found {seed}")
     rows = _rows(batch_size, process_index, process_count)
-    shape = array_shape(cases)
-    size = (*(patch or shape[:3]), shape[3])
-    stream = _Stream(tuple(cases), shape, size, batch_size, rows, seed, foreground, shared=workers > 0)
+    shapes = array_shapes(cases) if patch else [array_shape(cases)] * len(cases)
+    size = (*(patch or shapes[0][:3]), shapes[0][3])
+    stream = _Stream(tuple(cases), tuple(shapes), size, batch_size, rows, seed, foreground, shared=workers > 0)
     return BatchIterator(stream, start_batch, workers, prefetch)
 
 
@@ -93,8 +94,9 @@ def validation_batches(
     again, for which it is False.
     """
     rows = _rows(batch_size, process_index, process_count)
-    shape = array_shape(cases)
-    stream = _Stream(tuple(cases), shape, shape, batch_size, rows, seed=None, foreground=0.0, shared=workers > 0)
+    size = array_shape(cases)
+    shapes = (size,) * len(cases)
+    stream = _Stream(tuple(cases), shapes, size, batch_size, rows, seed=None, foreground=0.0, shared=workers > 0)
     return BatchIterator(stream, 0, workers, prefetch)
 
 
@@ -173,7 +175,7 @@ class _Stream:
 
     Attributes:
         cases: All cases.
-        shape: (X, Y, Z, C) of each array.
+        shapes: (X, Y, Z, C) of each case's array.
         size: (X, Y, Z, C) of what is read of it.
         batch_size: Rows of a whole batch.
         rows: Those that this process reads.
@@ -183,7 +185,7 @@ class _Stream:
     """
 
     cases: tuple[ArrayCase, ...]
-    shape: tuple[int, int, int, int]
+    shapes: tuple[tuple[int, int, int, int], ...]
     size: tuple[int, int, int, int]
     batch_size: int
     rows: range
@@ -202,7 +204,7 @@ class _Stream:
         try:
             for row, case in enumerate(index):
                 record = int(self._positions(number)[row])
-                self._read(self.cases[case], record, image[row], labels[row])
+                self._read(case, record, image[row], labels[row])
         except Exception as error:
             if self.shared:
                 image.unlink_on_del()
@@ -213,15 +215,16 @@ class _Stream:
         batch = {"image": image, "labels": labels, "index": index}
         return batch if self.seed is not None else batch | {"valid": self._positions(number) < len(self.cases)}
 
-    def _read(self, case: ArrayCase, record: int, image: np.ndarray, labels: np.ndarray) -> None:
-        if self.size == self.shape:
+    def _read(self, index: int, record: int, image: np.ndarray, labels: np.ndarray) -> None:
+        case = self.cases[index]
+        if self.size == self.shapes[index]:
             read_image(case, image)
             read_labels(case, labels)
             return
-        whole = read_labels(case)
-        start = patch_start(whole, self.size[:3], self.foreground, self.seed, record)
-        read_patch(case, start, image)
-        labels[...] = whole[box_of(start, labels.shape)]
+        whole, patch = read_labels(case), self.size[:3]
+        box = CropBox(patch_start(whole, patch, self.foreground, self.seed, record), patch, whole.shape)
+        read_patch(case, box, image)
+        labels[...] = crop(whole, box)
 
     @property
     def nbytes(self) -> int:

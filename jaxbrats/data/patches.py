@@ -5,8 +5,6 @@ centred on a tumour voxel, the classes taking turns (oversampling of the foregro
 https://doi.org/10.1038/s41592-020-01008-z). A position follows from seed and number of the record alone.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from jaxbrats.data.labels import ED, ET, NCR
@@ -17,10 +15,10 @@ Size = tuple[int, int, int]
 
 
 def patch_start(labels: np.ndarray, patch: Size, foreground: float, seed: int, record: int) -> Size:
-    """The first voxel of a patch.
+    """The first voxel of a patch; along an axis that is shorter than the patch the array lies in its middle.
 
     Args:
-        labels: `(X, Y, Z)` of the whole array, no smaller than the patch.
+        labels: `(X, Y, Z)` of the whole array.
         patch: Size of the patch in voxels.
         foreground: Probability that the patch is centred on a tumour voxel, as near as the array's edges allow; of a
             class that takes its turn by the record's number, or where the case has none of it, of the next.
@@ -29,20 +27,14 @@ def patch_start(labels: np.ndarray, patch: Size, foreground: float, seed: int, r
     """
     # Raw bits, because NumPy promises never to change these (NEP 19).
     bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(record,))).random_raw(4)
-    rooms = [whole - size for whole, size in zip(labels.shape, patch, strict=True)]
-    if bits[0] / 2**64 < foreground:
-        centre = _tumour_voxel(labels, record, int(bits[1]))
-        if centre is not None:
-            return tuple(
-                min(max(int(voxel) - size // 2, 0), room)
-                for voxel, size, room in zip(centre, patch, rooms, strict=True)
-            )
-    return tuple(int(draw) % (room + 1) for draw, room in zip(bits[1:], rooms, strict=True))
-
-
-def box_of(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    """The voxels of a box."""
-    return tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))
+    rooms = [max(whole - size, 0) for whole, size in zip(labels.shape, patch, strict=True)]
+    starts = [int(draw) % (room + 1) for draw, room in zip(bits[1:], rooms, strict=True)]
+    if bits[0] / 2**64 < foreground and (centre := _tumour_voxel(labels, record, int(bits[1]))) is not None:
+        sides = zip(centre, patch, rooms, strict=True)
+        starts = [min(max(int(voxel) - size // 2, 0), room) for voxel, size, room in sides]
+    # Where zeros go around the array, as `predict_probabilities` puts them.
+    lacking = [max(size - whole, 0) for whole, size in zip(labels.shape, patch, strict=True)]
+    return tuple(start - missing // 2 for start, missing in zip(starts, lacking, strict=True))
 
 
 def _tumour_voxel(labels: np.ndarray, record: int, draw: int) -> tuple[np.ndarray, ...] | None:

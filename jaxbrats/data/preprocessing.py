@@ -2,8 +2,8 @@
 
 Training and prediction go through the same steps, so that a new patient is treated exactly as the cases trained on.
 All arrays of a cohort are in one frame (orientation and spacing); only cases in another are turned and resampled.
-Statistics are of whole volumes; only the crop is ever converted to floats, because it is a quarter of the voxels of a
-BraTS volume.
+Statistics are of whole volumes; only the box that becomes the array is ever converted to floats, because it is a
+quarter of the voxels of a BraTS volume.
 """
 
 import collections
@@ -11,13 +11,15 @@ import dataclasses
 import math
 import operator
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from jaxbrats.config import Data
+from jaxbrats.config.data import Crop
+from jaxbrats.data.array_box import BRAIN, array_box, brain_region
 from jaxbrats.data.boxes import CropBox, crop
 from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
 from jaxbrats.data.normalization import NORMALIZATIONS, statistics_of
@@ -36,7 +38,8 @@ class Preprocessing:
 
     Attributes:
         modalities: Channels, in order.
-        crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume.
+        crop: Size (X, Y, Z) in voxels of the arrays, cut out about the centre of the volume; 'brain' for the bounding
+            box of the brain, see `array_box`.
         normalization: 'minmax' maps each whole volume to [0, 1]; 'zscore' gives its brain voxels, those that are not
             zero, mean 0 and standard deviation 1, and leaves the others 0.
         min_tumour: Least share of tumour voxels in the crop for a case to be used in training.
@@ -47,7 +50,7 @@ class Preprocessing:
     """
 
     modalities: tuple[str, ...] = DEFAULT_MODALITIES
-    crop: tuple[int, int, int] = (128, 128, 128)
+    crop: Crop = (128, 128, 128)
     normalization: str = "minmax"
     min_tumour: float = 0.01
     spacing: tuple[float, float, float] | None = None
@@ -57,11 +60,11 @@ class Preprocessing:
         if not modalities or len(set(modalities)) < len(modalities) or not set(modalities) <= set(MODALITIES):
             raise InputError(f"modalities: expected some of {', '.join(MODALITIES)}, found {', '.join(modalities)}")
         try:
-            crop = tuple(operator.index(size) for size in self.crop)
+            crop = self.crop if isinstance(self.crop, str) else tuple(operator.index(size) for size in self.crop)
         except TypeError:
             crop = ()
-        if len(crop) != 3 or min(crop) < 1:
-            raise InputError(f"crop: expected three sizes in voxels such as 128,128,128, found {self.crop}")
+        if crop != BRAIN and (isinstance(crop, str) or len(crop) != 3 or min(crop) < 1):
+            raise InputError(f"crop: expected three sizes in voxels such as 128,128,128, or brain, found {self.crop}")
         if self.normalization not in NORMALIZATIONS:
             raise InputError(f"normalization: expected {' or '.join(NORMALIZATIONS)}, found {self.normalization}")
         if not isinstance(self.min_tumour, int | float) or not 0 <= self.min_tumour <= 1:
@@ -115,8 +118,7 @@ def preprocess_images(
         case: Whose files.
         settings: What the image holds.
         orientation: What the volumes are turned to, such as 'LPS'; None leaves them in their files' voxel order.
-        choose_box: From the turned modalities to what is wanted of them; None takes the crop about the centre, as
-            training does, and never holds more than one modality.
+        choose_box: From the turned modalities to what is wanted of them; None takes what training does.
 
     Returns:
         The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality,
@@ -126,11 +128,14 @@ def preprocess_images(
         InputError: a modality is missing, its file cannot be used (see `nifti.read_image`), or the modalities do not
             lie on the same voxels.
     """
-    volumes = _read_modalities(case, settings.modalities, None)
+    volumes = dict(_read_modalities(case, settings.modalities, None))
+    header = volumes[settings.modalities[0]].header
     if orientation is not None:
-        volumes = ((modality, _turned(volume, orientation)) for modality, volume in volumes)
-    image, box, headers, _ = _stack(case, settings, volumes, choose_box)
-    return image, box, headers[settings.modalities[0]]
+        volumes = {modality: _turned(volume, orientation) for modality, volume in volumes.items()}
+    turned = list(volumes.values())
+    box = choose_box(turned) if choose_box else _training_box(turned, settings.crop)
+    image, _ = _stack(case, settings, volumes.items(), box)
+    return image, box, header
 
 
 def preprocess_case(
@@ -156,48 +161,61 @@ def preprocess_case(
         return None, None, {"status": "skipped", "reason": NO_SEGMENTATION}
     whole_labels, affine = read_labels(case.labels, case.name, case.label_map)
     grid = Grid(case.labels.path, whole_labels.shape, affine)
-    labels, record = crop_labels(whole_labels, grid, settings, frame, case.name)
-    del whole_labels
-    if record["status"] == "skipped":
-        return None, None, record
-    alignment = Alignment.to(frame, grid.shape, affine)
+    alignment = align(grid, frame, case.name)
     volumes = _read_modalities(case, settings.modalities, grid)
     if alignment.turns:
         volumes = ((modality, _turned(volume, alignment.orientation)) for modality, volume in volumes)
-    if alignment.shape == alignment.turned_shape:
-        image, _, _, statistics = _stack(case, settings, volumes)
+    turned, brain = alignment.turned_shape, None
+    if settings.crop == BRAIN:
+        volumes = list(volumes)
+        brain = brain_region(volume.data for _, volume in volumes)
+    box = array_box(settings.crop, alignment.shape, brain, turned)
+    labels, record = crop_labels(whole_labels, grid, alignment, box, settings.min_tumour, case.name)
+    del whole_labels
+    if record["status"] == "skipped":
+        return None, None, record
+    if alignment.shape == turned:
+        image, statistics = _stack(case, settings, volumes, box)
     else:
-        whole = CropBox((0, 0, 0), alignment.turned_shape, alignment.turned_shape)
-        image, _, _, statistics = _stack(case, settings, volumes, lambda _: whole)
-        image = _resampled_crop(image, alignment.shape, settings.crop, case)
+        image, statistics = _stack(case, settings, volumes, CropBox((0, 0, 0), turned, turned))
+        image = _resampled_crop(image, box, case)
     return image, labels, record | {"normalization": statistics}
 
 
+def align(grid: Grid, frame: Frame | None, case: str) -> Alignment:
+    """How a segmentation's grid is brought to a frame; None leaves it as it is.
+
+    Raises:
+        InputError: it cannot be; names case and file.
+    """
+    try:
+        return Alignment.to(frame, grid.shape, grid.affine)
+    except InputError as error:
+        raise InputError(error.problem, case=case, file=grid.path, hint=error.hint) from error
+
+
 def crop_labels(
-    whole_labels: np.ndarray, grid: Grid, settings: Preprocessing, frame: Frame | None, case: str
+    whole_labels: np.ndarray, grid: Grid, alignment: Alignment, box: CropBox, min_tumour: float, case: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Cuts the crop out of a segmentation and decides by its tumour whether the case is kept.
+    """Cuts the array's box out of a segmentation and decides by its tumour whether the case is kept.
 
     Args:
         whole_labels: `(X, Y, Z)`, on `grid`.
         grid: Its shape and affine.
-        settings: What the arrays hold.
-        frame: What it is turned and resampled to first; None for nothing.
+        alignment: How it is turned and resampled first.
+        box: What of it becomes the array.
+        min_tumour: Least share of tumour voxels in the box for a case to be kept.
         case: Name for error messages.
 
     Returns:
-        The labels of the crop, and the record as `preprocess_case` returns it, without the normalization.
+        The labels of the box, and the record as `preprocess_case` returns it, without the normalization.
 
     Raises:
-        InputError: the volume cannot be brought to the frame.
+        InputError: the resampled volume does not fit in memory.
     """
     try:
-        alignment = Alignment.to(frame, grid.shape, grid.affine)
-        box = CropBox.about_centre(alignment.shape, settings.crop)
         whole = alignment.labels(whole_labels)
         labels = crop(whole, box)
-    except InputError as error:
-        raise InputError(error.problem, case=case, file=grid.path, hint=error.hint) from error
     except MemoryError as error:
         raise _too_large(alignment.shape, case, grid.path) from error
     counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]
@@ -213,19 +231,22 @@ def crop_labels(
         "label_voxels": counts,
         "label_voxels_outside": outside,
     }
-    if tumour < settings.min_tumour:
-        reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"
+    if tumour < min_tumour:
+        reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {min_tumour:.3%}"
         record |= {"status": "skipped", "reason": reason}
     return labels, record
 
 
-def _resampled_crop(
-    image: np.ndarray, shape: tuple[int, int, int], size: tuple[int, int, int], case: Case
-) -> np.ndarray:
+def _training_box(turned: Sequence[Volume], crop: Crop) -> CropBox:
+    shape = turned[0].data.shape
+    return array_box(crop, shape, brain_region(volume.data for volume in turned) if crop == BRAIN else None, shape)
+
+
+def _resampled_crop(image: np.ndarray, box: CropBox, case: Case) -> np.ndarray:
     try:
-        return crop(resample(image, shape), CropBox.about_centre(shape, size))
+        return crop(resample(image, box.volume), box)
     except MemoryError as error:
-        raise _too_large(shape, case.name, None) from error
+        raise _too_large(box.volume, case.name, None) from error
 
 
 def _too_large(shape: tuple[int, int, int], case: str, file: pathlib.Path | None) -> InputError:
@@ -259,24 +280,14 @@ def _turned(volume: Volume, orientation: str) -> Volume:
 
 
 def _stack(
-    case: Case,
-    settings: Preprocessing,
-    volumes: Iterator[tuple[str, Volume]],
-    choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
-) -> tuple[np.ndarray, CropBox, dict[str, nib.Nifti1Header], dict[str, dict[str, float]]]:
-    """As `preprocess_images`, from volumes as they come, with every header and the statistics of each modality."""
-    image, box, headers, statistics = None, None, {}, {}
-    if choose_box is not None:
-        volumes = list(volumes)
-        box = choose_box([volume for _, volume in volumes])
+    case: Case, settings: Preprocessing, volumes: Iterable[tuple[str, Volume]], box: CropBox
+) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
+    """The normalised box `(X, Y, Z, C)` of volumes as they come, and the statistics of each modality."""
+    image, statistics = _zeros((*box.size, len(settings.modalities)), case), {}
     for modality, volume in volumes:
-        if image is None:
-            box = box or CropBox.about_centre(volume.data.shape, settings.crop)
-            image = _zeros((*box.size, len(settings.modalities)), case)
         out = image[..., settings.modalities.index(modality)]
         statistics[modality] = _normalise(volume, settings.normalization, box, out, case)
-        headers[modality] = volume.header
-    return image, box, headers, {modality: statistics[modality] for modality in settings.modalities}
+    return image, {modality: statistics[modality] for modality in settings.modalities}
 
 
 def _normalise(volume: Volume, normalization: str, box: CropBox, out: np.ndarray, case: Case) -> dict[str, float]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 
+from jaxbrats.config.data import Crop
+from jaxbrats.data.array_box import BRAIN, brain_region
 from jaxbrats.data.boxes import CropBox, paste
 from jaxbrats.data.check.image import doubts
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_images
@@ -79,7 +81,7 @@ def read_patient(case: Case, settings: Preprocessing, frame: Frame | None, mode:
         case: Whose files.
         settings: Preprocessing of the run.
         frame: Orientation and spacing of the training cases; None takes the files' voxels as they are.
-        mode: 'window' takes the brain's bounding box, 'crop' the crop about the centre that training used.
+        mode: 'window' takes the brain's bounding box, 'crop' the box that training took, which may be the same.
 
     Raises:
         InputError: the files cannot be used, see `preprocess_images`.
@@ -109,28 +111,24 @@ def _warnings(volume: Volume, case: str, normalization: str) -> list[InputError]
     ]
 
 
-def _choose_box(volumes: Sequence[Volume], crop: tuple[int, int, int], frame: Frame | None, mode: str) -> CropBox:
-    """What is looked at of a patient, as large as what the network was trained on at least."""
-    least, spacing = crop, nib.affines.voxel_sizes(volumes[0].affine)
-    if frame is not None and not same_spacing(spacing, frame.spacing_mm):
+def _choose_box(volumes: Sequence[Volume], crop: Crop, frame: Frame | None, mode: str) -> CropBox:
+    """What is looked at of a patient, as large as the arrays that the network was trained on at least."""
+    shape, spacing = volumes[0].data.shape, nib.affines.voxel_sizes(volumes[0].affine)
+    least = (1, 1, 1) if crop == BRAIN else crop
+    if crop != BRAIN and frame is not None and not same_spacing(spacing, frame.spacing_mm):
         sides = zip(crop, frame.spacing_mm, spacing, strict=True)
         least = tuple(math.ceil(size * trained / own) for size, trained, own in sides)
-    if mode == "crop":
-        return CropBox.about_centre(volumes[0].data.shape, least)
-    brain = volumes[0].data != 0
-    for volume in volumes[1:]:
-        brain |= volume.data != 0
-    return CropBox.about(geometry.bounding_box(brain), brain.shape, least)
+    if mode == "crop" and crop != BRAIN:
+        return CropBox.about_centre(shape, least)
+    return CropBox.about(brain_region(volume.data for volume in volumes), shape, least)
 
 
-def _input_shape(
-    box: CropBox, affine: np.ndarray, crop: tuple[int, int, int], frame: Frame, mode: str
-) -> tuple[int, int, int]:
+def _input_shape(box: CropBox, affine: np.ndarray, crop: Crop, frame: Frame, mode: str) -> tuple[int, int, int]:
     """Size of the box in voxels of the training spacing."""
     spacing = nib.affines.voxel_sizes(affine)
     if same_spacing(spacing, frame.spacing_mm):
         return box.size
-    if mode == "crop":
-        return crop
     shape = geometry.resampled_shape(box.size, spacing, frame.spacing_mm)
-    return tuple(max(size, least) for size, least in zip(shape, crop, strict=True))
+    if crop == BRAIN:
+        return shape
+    return crop if mode == "crop" else tuple(map(max, shape, crop))

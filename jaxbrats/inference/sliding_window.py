@@ -115,7 +115,7 @@ def _blended(
 ) -> np.ndarray:
     weights = gaussian_weights(window)
     if on_device is None:
-        size = math.prod(_padded_shape(image.shape[:3], window)) * (image.shape[3] + num_classes) * 4
+        size = math.prod(padded_shape(image.shape[:3], window)) * (image.shape[3] + num_classes) * 4
         on_device = _fits_on_device(size)
     blend = _blend_on_device if on_device else _blend_on_host
     total = blend(apply, image, weights, _batches(starts, batch), num_classes)
@@ -137,7 +137,7 @@ def _summed_weights(shape: Sequence[int], starts: np.ndarray, weights: np.ndarra
     return total
 
 
-def _padded_shape(shape: Sequence[int], window: Size) -> Size:
+def padded_shape(shape: Sequence[int], window: Size) -> Size:
     """The size that a volume is given on the device, one of few: from a window on, in steps of half a window."""
     steps = [-(-size // 2) for size in window]
     return tuple(max(-(-length // step) * step, size) for length, step, size in zip(shape, steps, window, strict=True))
@@ -157,9 +157,9 @@ def _blend_on_device(
     apply: Apply, image: np.ndarray, weights: np.ndarray, batches: Iterable[Batch], num_classes: int
 ) -> np.ndarray:
     shape = image.shape[:3]
-    padded_shape = _padded_shape(shape, weights.shape)
-    padded = jnp.asarray(_pad(image, [(0, size - length) for size, length in zip(padded_shape, shape, strict=True)]))
-    weights, total = jnp.asarray(weights), jnp.zeros((*padded_shape, num_classes), jnp.float32)
+    size = padded_shape(shape, weights.shape)
+    padded = jnp.asarray(_pad(image, [(0, whole - length) for whole, length in zip(size, shape, strict=True)]))
+    weights, total = jnp.asarray(weights), jnp.zeros((*size, num_classes), jnp.float32)
     for starts, counted in batches:
         probabilities = apply(_cut(padded, starts, weights.shape))
         total = _add(total, probabilities, weights, starts, counted)

@@ -1,22 +1,29 @@
-"""Scores of the validation cases while training: the network on each case's whole array, one score a case."""
+"""Scores of the validation cases while training: the network on each case's array, whole or in windows as it predicts.
 
-from collections.abc import Callable, Sequence
+Each case is scored on its own, so that the scores do not depend on how cases share batches.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.boxes import CropBox, crop
 from jaxbrats.data.labels import BACKGROUND, NUM_CLASSES, REGIONS
 from jaxbrats.data.loader import validation_batches
+from jaxbrats.inference.sliding_window import Size, padded_shape, predict_probabilities
 from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, region_dice
 from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.model.losses import LossFunction
 from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.checkpoints import SCORE
 from jaxbrats.train.loop import Validate
-from jaxbrats.train.mesh import batch_sharding, process_slice, put_batch, replicated
+from jaxbrats.train.mesh import batch_sharding, process_slice, put_batch, put_images, replicated
 from jaxbrats.train.progress import scores_by_name
 from jaxbrats.train.state import TrainState
 from jaxbrats.train.step import Batch
@@ -57,6 +64,7 @@ def make_validation(
     head: Head,
     cases: Sequence[ArrayCase],
     batch_size: int,
+    window: Size | None = None,
 ) -> Validate:
     """What the training loop calls at each epoch's end.
 
@@ -66,32 +74,97 @@ def make_validation(
         loss_function: The loss that is trained with.
         head: What the network's output means.
         cases: The validation cases.
-        batch_size: Cases that the network is given at once, over all devices.
+        batch_size: Cases, or windows of one, that the network is given at once, over all devices.
+        window: Size of the windows that go over each array, as in prediction; None where the network is given it whole.
 
     Returns:
         A function from a state to loss, Dice, IoU and accuracy of the arrays, each the mean over cases, and to
         `region_dice` with its mean, in which tumour that the file has outside the array counts as missed. It returns
         None where a signal came meanwhile: many cases take longer than a batch system waits.
     """
-    step = jit_validation_step(mesh, model, loss_function, head)
     outside = np.stack([_outside(case) for case in cases])
+    if window is None:
+        results_of = _whole_arrays(mesh, model, loss_function, head, cases, batch_size)
+    else:
+        results_of = _in_windows(mesh, model, loss_function, head, cases, batch_size, window)
 
     def validate(state: TrainState, stop: StopFlag) -> dict[str, Any] | None:
         results = []
-        rows = process_slice(mesh)
-        with validation_batches(
-            cases, batch_size=batch_size, process_index=rows.index, process_count=rows.count
-        ) as batches:
-            for batch in batches:
+        with contextlib.closing(results_of(state)) as parts:
+            for part in parts:
+                results.append(part)
                 # Of several processes one alone must not leave the others waiting at the next batch.
                 if stop.number and jax.process_count() == 1:
                     return None
-                results.append(step(state, put_batch(mesh, batch)))
-        # The last batch is filled up with cases from the start again.
+        # Of whole arrays the last batch is filled up with cases from the start again.
         case = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(cases)], *jax.device_get(results))
         return _scores(case, outside)
 
     return validate
+
+
+def _whole_arrays(
+    mesh: jax.sharding.Mesh,
+    model: nn.Module,
+    loss_function: LossFunction,
+    head: Head,
+    cases: Sequence[ArrayCase],
+    batch_size: int,
+) -> Callable[[TrainState], Iterator[CaseMetrics]]:
+    """From a state to what is measured of each batch of whole arrays."""
+    step, rows = jit_validation_step(mesh, model, loss_function, head), process_slice(mesh)
+
+    def results(state: TrainState) -> Iterator[CaseMetrics]:
+        options = {"batch_size": batch_size, "process_index": rows.index, "process_count": rows.count}
+        with validation_batches(cases, **options) as batches:
+            for batch in batches:
+                yield step(state, put_batch(mesh, batch))
+
+    return results
+
+
+def _in_windows(
+    mesh: jax.sharding.Mesh,
+    model: nn.Module,
+    loss_function: LossFunction,
+    head: Head,
+    cases: Sequence[ArrayCase],
+    batch_size: int,
+    window: Size,
+) -> Callable[[TrainState], Iterator[CaseMetrics]]:
+    """From a state to what is measured of each case, windows blended as in prediction.
+
+    Every process cuts all windows and gives its devices their share. So that few shapes are compiled, background is put
+    around a case; the loss, where it is a mean over voxels, is with that.
+    """
+    whole, rows = replicated(mesh), process_slice(mesh)
+
+    @functools.partial(jax.jit, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
+    def probabilities(variables: Any, images: jax.Array) -> jax.Array:
+        return head.probabilities(model.apply(variables, images))
+
+    @jax.jit
+    def measure(blended: jax.Array, labels: jax.Array) -> CaseMetrics:
+        logits = head.logits(blended)
+        return CaseMetrics(loss_function(logits, labels)[None], head.count(logits, labels))
+
+    def results(state: TrainState) -> Iterator[CaseMetrics]:
+        def apply(windows: np.ndarray) -> np.ndarray:
+            mine = windows[rows.index * share : (rows.index + 1) * share]
+            return np.asarray(probabilities(state.variables, put_images(mesh, mine)))
+
+        share = batch_size // rows.count
+        for case in cases:
+            image, labels = read_image(case), read_labels(case)
+            blended = predict_probabilities(
+                apply, image, window, batch=batch_size, on_device=False, num_classes=head.channels
+            )
+            box = CropBox((0, 0, 0), padded_shape(labels.shape, window), labels.shape)
+            around = np.broadcast_to(head.background, (*box.size, head.channels)).copy()
+            around[box.in_box] = blended
+            yield measure(around[None], crop(labels, box)[None])
+
+    return results
 
 
 def _outside(case: ArrayCase) -> np.ndarray:

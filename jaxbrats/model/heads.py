@@ -14,6 +14,9 @@ import numpy as np
 from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR, NUM_CLASSES, REGIONS
 from jaxbrats.model.counts import Counts, confusion_matrix
 
+# Least probability that has a logit.
+_LEAST = 1e-7
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelsHead:
@@ -34,6 +37,10 @@ class LabelsHead:
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Logits `(..., channels)` to probabilities float32."""
         return jax.nn.softmax(logits.astype(jnp.float32))
+
+    def logits(self, probabilities: jax.Array) -> jax.Array:
+        """Logits that `probabilities` turns into these, of which none is taken as smaller than 1e-7."""
+        return jnp.log(jnp.maximum(probabilities, _LEAST))
 
     def log_likelihood(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Logarithm of the probability of each voxel's own label, `(B, X, Y, Z, 1)` float32."""
@@ -97,6 +104,11 @@ class RegionsHead:
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Logits `(..., 3)` to probabilities float32, each region's by itself."""
         return jax.nn.sigmoid(logits.astype(jnp.float32))
+
+    def logits(self, probabilities: jax.Array) -> jax.Array:
+        """Logits that `probabilities` turns into these, of which none is taken as nearer to 0 or 1 than 1e-7."""
+        inside = jnp.clip(probabilities, _LEAST, 1 - _LEAST)
+        return jnp.log(inside) - jnp.log1p(-inside)
 
     def log_likelihood(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Logarithm of the probability that a voxel is in, or outside, each region as it is: `(B, X, Y, Z, 3)`."""

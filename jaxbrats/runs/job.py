@@ -10,7 +10,7 @@ import jax
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase, identified
 from jaxbrats.data.cohort import preprocess_cohort
-from jaxbrats.data.dataset import Dataset, array_shape, read_dataset
+from jaxbrats.data.dataset import Dataset, array_shape, array_shapes, read_dataset
 from jaxbrats.data.manifest import has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.sources import differences
@@ -69,6 +69,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             make_head(settings),
             validation,
             settings.batch_size // settings.accumulate,
+            settings.data.patch,
         )
         outcome = train(
             settings,
@@ -155,11 +156,11 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
         InputError: the arrays do not fit the network, or have other channels than the modalities named.
     """
     configured = Preprocessing.of(settings.data)
-    shape = array_shape(dataset.cases)
-    made = dataset.preprocessing or dataclasses.replace(configured, crop=shape[:3])
-    if len(made.modalities) != shape[-1]:
+    made = dataset.preprocessing or dataclasses.replace(configured, crop=array_shape(dataset.cases)[:3])
+    channels = array_shapes(dataset.cases)[0][3]
+    if len(made.modalities) != channels:
         raise InputError(
-            f"the arrays have {shape[-1]} channels, config.data.modalities names {len(made.modalities)}: "
+            f"the arrays have {channels} channels, config.data.modalities names {len(made.modalities)}: "
             f"{', '.join(made.modalities)}",
             file=dataset.folder,
             hint="Name the modalities of the arrays, in order, in config.data.modalities",

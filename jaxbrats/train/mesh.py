@@ -114,14 +114,15 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         batch: This process's rows (see `process_slice`), volumes whole: 'image' `(B, X, Y, Z, C)` and 'labels'
             `(B, X, Y, Z)`; other entries stay on the host.
     """
-    sharding, share = batch_sharding(mesh), process_slice(mesh)
+    return {name: put_images(mesh, batch[name]) for name in ("image", "labels")}
 
-    def put(rows: np.ndarray) -> jax.Array:
-        part = rows.shape[1] // mesh.shape["space"]
-        here = rows[:, share.space.start * part : share.space.stop * part]
-        return jax.make_array_from_process_local_data(sharding, here, (len(rows) * share.count, *rows.shape[1:]))
 
-    return {name: put(batch[name]) for name in ("image", "labels")}
+def put_images(mesh: Mesh, rows: np.ndarray) -> jax.Array:
+    """As `put_batch`, one array `(B, X, ...)` of this process's rows."""
+    share, part = process_slice(mesh), rows.shape[1] // mesh.shape["space"]
+    here = rows[:, share.space.start * part : share.space.stop * part]
+    shape = (len(rows) * share.count, *rows.shape[1:])
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), here, shape)
 
 
 def batch_shapes(mesh: Mesh, batch_size: int, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:

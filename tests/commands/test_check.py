@@ -72,7 +72,7 @@ def test_it_asks_what_preprocess_is_asked_with_the_same_flags(raw, capsys):
         (["--raw=/nowhere"], "/nowhere: there is no such folder"),
         (["--raw=/etc/hostname"], "is a file, expected a folder"),
         (["--json=/etc"], "/etc: is a folder, expected a file to write"),
-        (["--crop=big"], "--crop must be 3 values, each of type int; it is 'big'"),
+        (["--crop=big"], "--crop must be 3 values, each of type int, or brain; it is 'big'"),
     ],
 )
 def test_what_cannot_be_checked_is_one_line(raw, capsys, flags, message):

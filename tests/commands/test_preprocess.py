@@ -65,8 +65,8 @@ def test_a_failed_case_is_one_line_and_a_code(folders, capsys):
 @pytest.mark.parametrize(
     ("flag", "code", "message"),
     [
-        ("--crop=big", 1, "--crop must be 3 values, each of type int; it is 'big'"),
-        ("--crop=64,64", 1, "--crop must be 3 values, each of type int; it is '64,64'"),
+        ("--crop=big", 1, "--crop must be 3 values, each of type int, or brain; it is 'big'"),
+        ("--crop=64,64", 1, "--crop must be 3 values, each of type int, or brain; it is '64,64'"),
         ("--modalities=t1", 1, "--modalities must be values, each one of t1n, t1c, t2w, t2f; it is 't1'"),
         ("--normalization=max", 1, "--normalization must be one of minmax, zscore; it is 'max'"),
         ("--workers=-1", 2, "workers"),

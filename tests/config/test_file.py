@@ -85,7 +85,7 @@ def test_a_file_may_start_from_another(tmp_path):
         ),
         ("s.model.norm = 'layer'", "config.model.norm must be one of none, instance, group, batch; it is 'layer'"),
         ("s.mesh = 4", "config.mesh is a group of settings; it cannot be 4"),
-        ("s.data.crop = (64, 64)", "config.data.crop must be 3 values, each of type int; it is (64, 64)"),
+        ("s.data.crop = (64, 64)", "config.data.crop must be 3 values, each of type int, or brain; it is (64, 64)"),
     ],
 )
 def test_a_mistake_in_a_file_names_the_file(tmp_path, body, message):
@@ -162,7 +162,7 @@ def test_the_command_line_changes_settings(tmp_path, flags, expected):
             "config.loss.terms must be a value for any of dice, tversky, ce, bce, topk, focal, each",
         ),
         ("--config.loss.terms=dise:1", "config.loss.terms.dise is not a setting. Did you mean config.loss.terms.dice?"),
-        ("--config.data.crop=4,4", "config.data.crop must be 3 values, each of type int; it is '4,4'"),
+        ("--config.data.crop=4,4", "config.data.crop must be 3 values, each of type int, or brain; it is '4,4'"),
         ("--config.data=x", "config.data is a group of settings; it cannot be 'x'"),
         ("--config.=1", "config. is not a setting"),
     ],

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxbrats.data.arrays import ArrayCase
+from jaxbrats.data.boxes import CropBox
 from jaxbrats.data.labels import ED, ET, NCR
 from jaxbrats.data.loader import training_batches
-from jaxbrats.data.patches import box_of, patch_start
+from jaxbrats.data.patches import patch_start
 from jaxbrats.system.errors import InputError
 
 
@@ -25,6 +26,13 @@ def test_a_patch_lies_inside_and_follows_from_seed_and_record(patch, seed, recor
     start = patch_start(labels, patch, foreground, seed, record)
     assert all(0 <= first <= 6 - size for first, size in zip(start, patch, strict=True))
     assert start == patch_start(labels, patch, foreground, seed, record)
+
+
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.integers(0, 2**31), st.integers(0, 2**40), st.floats(0, 1))
+def test_a_smaller_array_lies_in_the_middle_of_its_patch(shape, seed, record, foreground):
+    patch, labels = (6, 4, 8), labels_with(shape, ED=(0, 0, 0))
+    for first, size, whole in zip(patch_start(labels, patch, foreground, seed, record), patch, shape, strict=True):
+        assert first == -((size - whole) // 2) if whole <= size else 0 <= first <= whole - size
 
 
 def test_every_place_is_drawn_alike():
@@ -83,9 +91,29 @@ def test_batches_hold_the_patches_and_resume_at_any_of_them(cases, workers):
         assert batch["image"].shape == (2, 4, 6, 4, 2)
         for row, case in enumerate(batch["index"]):
             image, labels = np.load(cases[case].image), np.load(cases[case].mask)
-            box = box_of(patch_start(labels, (4, 6, 4), 0.5, 5, 2 * number + row), (4, 6, 4))
+            start = patch_start(labels, (4, 6, 4), 0.5, 5, 2 * number + row)
+            box = CropBox(start, (4, 6, 4), labels.shape).in_volume
             np.testing.assert_array_equal(batch["image"][row], image[box])
             np.testing.assert_array_equal(batch["labels"][row], labels[box])
+
+
+def test_zeros_go_around_an_array_that_is_smaller_than_the_patch(tmp_path):
+    rng, cases = np.random.default_rng(0), []
+    for name, shape in (("small", (3, 8, 4)), ("large", (6, 7, 9))):
+        cases.append(ArrayCase(name, name, tmp_path / f"{name}-image.npy", tmp_path / f"{name}-mask.npy"))
+        np.save(cases[-1].image, rng.normal(size=(*shape, 2)).astype(np.float32))
+        np.save(cases[-1].mask, rng.integers(1, 4, shape).astype(np.uint8))
+    with training_batches(cases, batch_size=2, seed=3, patch=(6, 6, 6), foreground=0.5) as batches:
+        for batch in (next(batches) for _ in range(4)):
+            for row, index in enumerate(batch["index"]):
+                image, labels = batch["image"][row], batch["labels"][row]
+                inside = (slice(1, 4), slice(None), slice(1, 5)) if index == 0 else (slice(None),) * 3
+                assert (labels[inside] > 0).all() and (labels > 0).sum() == labels[inside].size
+                assert (image[labels == 0] == 0).all() and (image[inside] != 0).all()
+                whole = np.load(cases[index].image)
+                shape = image[inside].shape
+                views = np.lib.stride_tricks.sliding_window_view(whole, shape).reshape(-1, *shape)
+                assert (views == image[inside]).all((1, 2, 3, 4)).sum() == 1
 
 
 def test_nan_in_a_patch_is_refused(cases):

@@ -11,6 +11,7 @@ from jaxbrats.data.boxes import CropBox, crop, paste
 from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_case, preprocess_images
 from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
+from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.system.errors import InputError
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -316,3 +317,54 @@ def test_a_brain_of_one_value_is_refused_whatever_the_rounding_of_its_mean(tmp_p
     assert preprocess_images(case, SMALL)[0].max() == 1
     with pytest.raises(InputError, match=r"every voxel that is not zero has the value 0.3"):
         preprocess_images(case, dataclasses.replace(SMALL, normalization="zscore"))
+
+
+def brains():
+    """Two heads of different extent, whose brains together are voxels 1-6, 2-5, 1-4 of 9 x 8 x 7."""
+    arrays = {name: np.zeros(SHAPE, np.int16) for name in ("t2f", "t1c", "t2w")}
+    arrays["t2f"][1:5, 2:6, 1:4] = np.arange(1, 49).reshape(4, 4, 3)
+    arrays["t1c"][2:7, 2:5, 2:5] = np.arange(1, 46).reshape(5, 3, 3)
+    arrays["t2w"][3:5, 3:5, 2:4] = np.arange(1, 9).reshape(2, 2, 2)
+    return arrays
+
+
+def test_the_box_of_the_brain_is_that_of_all_modalities(tmp_path):
+    case, arrays = make_case(tmp_path, brains())
+    settings = Preprocessing(crop="brain", normalization="zscore", min_tumour=0)
+    image, cut, record = preprocess_case(case, settings)
+    box = (slice(1, 7), slice(2, 6), slice(1, 5))
+    assert record["crop_origin"] == [1, 2, 1] and record["status"] == "kept"
+    np.testing.assert_array_equal(cut, labels()[box])
+    for channel, modality in enumerate(settings.modalities):
+        array = arrays[modality].astype(float)
+        inside = array[array != 0]
+        expected = np.where(array != 0, (array - inside.mean()) / inside.std(), 0)[box]
+        np.testing.assert_allclose(image[..., channel], expected, rtol=1e-5, atol=1e-6)
+    everywhere = np.bincount(labels().ravel(), minlength=4)
+    assert np.add(record["label_voxels"], record["label_voxels_outside"])[1:].tolist() == everywhere[1:].tolist()
+    # Prediction and training take the same box.
+    again, where, _ = preprocess_images(case, settings)
+    np.testing.assert_array_equal(again, image)
+    assert where == CropBox((1, 2, 1), (6, 4, 4), SHAPE)
+    _, _, record = preprocess_case(case, dataclasses.replace(settings, min_tumour=0.99))
+    assert record["status"] == "skipped" and "tumour voxels in the crop" in record["reason"]
+
+
+def test_the_box_of_the_brain_in_another_frame(tmp_path):
+    case, _ = make_case(tmp_path, brains())
+    settings = Preprocessing(("t2f", "t1c"), "brain", "zscore", 0)
+    own, _, _ = preprocess_case(case, settings)
+    turned, _, record = preprocess_case(case, settings, Frame("RAS", (1.0, 1.0, 2.0)))
+    np.testing.assert_array_equal(turned, own[::-1, ::-1])
+    assert record["crop_origin"] == [9 - 7, 8 - 6, 1]
+    halved, cut, record = preprocess_case(case, settings, Frame("LPS", (0.5, 0.5, 1.0)))
+    assert halved.shape[:3] == cut.shape == (12, 8, 8) and record["crop_origin"] == [2, 4, 2]
+    # Where voxels grow, the box is that of all which hold some of the brain: 1-6 of 9 lies in 0-4 of 4.5, so 0-3 of 4.
+    coarse, _, record = preprocess_case(case, settings, Frame("LPS", (2.0, 2.0, 2.0)))
+    assert coarse.shape[:3] == (4, 2, 4) and record["crop_origin"] == [0, 1, 1]
+
+
+def test_an_image_without_background_is_all_brain(tmp_path):
+    case, _ = make_case(tmp_path, {"t2f": np.arange(1, 505, dtype=np.int16).reshape(SHAPE)})
+    image, _, record = preprocess_case(case, Preprocessing(("t2f",), "brain", "minmax", 0))
+    assert image.shape == (*SHAPE, 1) and record["crop_origin"] == [0, 0, 0]

@@ -141,9 +141,9 @@ def test_volumes_of_all_sizes_share_one_program(on_device):
 
 
 def test_volumes_on_the_device_have_few_sizes():
-    sizes = {sliding_window._padded_shape((length, 100, 300), (128, 128, 128)) for length in range(1, 193)}
+    sizes = {sliding_window.padded_shape((length, 100, 300), (128, 128, 128)) for length in range(1, 193)}
     assert sizes == {(128, 128, 320), (192, 128, 320)}
-    assert sliding_window._padded_shape((9, 9, 9), (7, 7, 7)) == (12, 12, 12)
+    assert sliding_window.padded_shape((9, 9, 9), (7, 7, 7)) == (12, 12, 12)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ from flax import linen as nn
 
 from jaxbrats.config.settings import Loss, Model, Settings
 from jaxbrats.data.arrays import ArrayCase
-from jaxbrats.data.labels import ED, ET
+from jaxbrats.data.labels import ED, ET, REGIONS
+from jaxbrats.evaluation.metrics import dice
+from jaxbrats.inference.network import Network
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.inference.validation import jit_validation_step, make_validation
-from jaxbrats.model.heads import LABELS
+from jaxbrats.model.heads import LABELS, RegionsHead
 from jaxbrats.model.losses import make_loss
 from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
@@ -103,3 +106,42 @@ def test_the_scores_do_not_depend_on_the_mesh(validate, tmp_path):
     ]
     assert scores[0]["region_dice"] == scores[1]["region_dice"]
     assert jax.tree.map(np.shape, scores[0]) == jax.tree.map(np.shape, scores[1])
+
+
+@pytest.mark.parametrize("head", [LABELS, RegionsHead()])
+def test_in_windows_the_scores_are_those_of_what_the_predictor_gives(tmp_path, head):
+    rng, window = np.random.default_rng(0), (8, 8, 8)
+    loss = {"dice": 1.0, "ce": 1.0} if head == LABELS else {"dice": 1.0, "bce": 1.0}
+    name = "labels" if head == LABELS else "regions"
+    model = Model(features=(4, 6), norm="instance", dropout=(0.0,), head=name)
+    settings = Settings(conv="direct", model=model, loss=Loss(terms=loss))
+    model, loss = make_model(settings), make_loss(settings.loss, head)
+    state = init_state(model, make_optimizer(1e-2, "constant", 10), 0, 2)
+    cases, expected = [], []
+    for number, shape in enumerate(((8, 8, 8), (5, 8, 11), (13, 9, 8))):
+        case = ArrayCase(f"{number}", f"{number}", tmp_path / f"{number}-image.npy", tmp_path / f"{number}-mask.npy")
+        image, labels = rng.normal(size=(*shape, 2)).astype(np.float32), rng.integers(0, 4, shape).astype(np.uint8)
+        np.save(case.image, image)
+        np.save(case.mask, labels)
+        cases.append(case)
+        network = Network(tmp_path, 0, None, model, state.variables, window, head=head)
+        predicted = Predictor([network], window).labels(image)
+        expected.append([dice(np.isin(predicted, region), np.isin(labels, region)) for region in REGIONS.values()])
+    for mesh, batch in ((make_mesh(1, 1, 1), 1), (make_mesh(2, 2, 2), 2)):
+        validate = make_validation(mesh, model, loss, head, cases, batch, window)
+        scores = validate(replicate(mesh, state), StopFlag())
+        found = [scores["region_dice"][region] for region in REGIONS]
+        assert found == pytest.approx(np.mean(expected, axis=0), abs=2e-3)
+        if mesh.size == 1:
+            first = make_validation(mesh, model, loss, head, cases[:1], batch, window)(state, StopFlag())["loss"]
+            whole = make_validation(mesh, model, loss, head, cases[:1], batch)(state, StopFlag())["loss"]
+            assert first == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_signal_cuts_validation_in_windows_short(validate, tmp_path):
+    cases = [ArrayCase("case", "case", tmp_path / "half_found-image.npy", tmp_path / "half_found-mask.npy")]
+    stop, mesh = StopFlag(), make_mesh(1, 1, 1)
+    stop.handle(15, None)
+    windows = make_validation(mesh, Shown(), make_loss(Loss()), LABELS, cases, 1, (4, 4, 4))
+    assert windows(STATE, stop) is None
+    assert windows(STATE, StopFlag())["region_dice"]["ET"] == pytest.approx(2 * 2 / (4 + 2))

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxbrats.data.array_box import BRAIN, Region, array_box, brain_region
 from jaxbrats.data.check.findings import Finding, warning
 from jaxbrats.data.check.image import FileFacts, doubts, facts_of
 from jaxbrats.data.labels import BACKGROUND, LABEL_NAMES, MODALITIES
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.normalization import statistics_of
-from jaxbrats.data.preprocessing import NO_SEGMENTATION, Preprocessing, crop_labels
+from jaxbrats.data.preprocessing import NO_SEGMENTATION, Preprocessing, align, crop_labels
 from jaxbrats.data.raw.cases import Case, missing_modalities
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import Grid, Volume, check_geometry, read_channels, read_labels
@@ -62,7 +63,7 @@ class CaseReport:
 def check_case(settings: Preprocessing, frame: Frame | None, case: Case) -> CaseReport:
     """Reads every file of a case and says what is wrong with it.
 
-    Holds the segmentation and one image at a time.
+    Holds the segmentation and one image at a time; both together where the crop is the brain's box.
 
     Args:
         settings: Of the preprocessing that is asked after.
@@ -99,6 +100,9 @@ class _Inspection:
         # Of a segmentation: places of the tumour's voxels in the order of the file, and which of them no image shows.
         self._tumour: np.ndarray | None = None
         self._outside: np.ndarray | None = None
+        # For a crop of the brain: the segmentation, until all images have said where that lies in the turned volume.
+        self._waiting: np.ndarray | None = None
+        self._brain: Region | None = None
 
     def fault(self, kind: str, error: InputError, used: bool = True) -> None:
         """Takes what preprocessing would refuse; `used` says whether it reads that far."""
@@ -125,19 +129,34 @@ class _Inspection:
         self._labels = dict(zip(LABEL_NAMES, counts, strict=True))
         self._files["seg"] = facts_of(self._grid, labels, None, int(flat.min()), int(flat.max()))
         try:
-            _, record = crop_labels(labels, self._grid, self._settings, self._frame, case.name)
+            self._alignment = align(self._grid, self._frame, case.name)
         except InputError as error:
             self.fault("segmentation", error)
             return
-        if record["status"] == SKIPPED:
-            hint = "To train on it, lower --min_tumour or choose a --crop that fits the tumour"
-            self._skip(record["reason"], case.labels.path, hint)
+        if self._settings.crop == BRAIN:
+            self._waiting = labels
+        elif not self._fits(labels):
+            return
         if flat.size == counts[BACKGROUND]:
             hint = "Right for a patient without tumour; else export it again"
             self._warn("tumour", "holds no tumour: every label is 0", file=case.labels.path, hint=hint)
         else:
             self._tumour = np.flatnonzero(flat)
             self._outside = np.ones(self._tumour.shape, bool)
+
+    def _fits(self, labels: np.ndarray) -> bool:
+        """Whether the segmentation can be brought to the frame; skips the case where too little of it is tumour."""
+        alignment, settings = self._alignment, self._settings
+        box = array_box(settings.crop, alignment.shape, self._brain, alignment.turned_shape)
+        try:
+            _, record = crop_labels(labels, self._grid, alignment, box, settings.min_tumour, self._case.name)
+        except InputError as error:
+            self.fault("segmentation", error)
+            return False
+        if record["status"] == SKIPPED:
+            hint = "To train on it, lower --min_tumour or choose a --crop that fits the tumour"
+            self._skip(record["reason"], self._case.labels.path, hint)
+        return True
 
     def images(self, path: pathlib.Path, modalities: list[str], used: bool) -> None:
         """Reads modalities of one file, in the order of its channels."""
@@ -159,13 +178,21 @@ class _Inspection:
         except InputError as error:
             self.fault("voxels", error, used)
         else:
+            if used and self._waiting is not None:
+                self._add_to_brain(brain_region([self._alignment.turn(volume.data)]))
             if self._tumour is not None:
                 self._outside &= volume.data.ravel("K")[self._tumour] == 0
         statistics_of(volume, self._settings.normalization, self._case.name)
 
+    def _add_to_brain(self, region: Region) -> None:
+        both = zip(self._brain or region, region, strict=True)
+        self._brain = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in both)
+
     def report(self) -> CaseReport:
         """What was collected."""
         case = self._case
+        if self._waiting is not None and self._brain is not None:
+            self._fits(self._waiting)
         images = self._files.keys() - {"seg"}
         if images and self._tumour is not None and (share := self._outside.mean()) > _MOST_OUTSIDE:
             problem = f"{share:.0%} of its tumour lies where every image is 0, outside the brain"
