@@ -108,6 +108,7 @@ def preprocess_images(
     settings: Preprocessing,
     orientation: str | None = None,
     choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
+    missing: Sequence[str] = (),
 ) -> tuple[np.ndarray, CropBox, nib.Nifti1Header]:
     """Reads, normalises, crops and stacks the modalities of a case.
 
@@ -117,20 +118,23 @@ def preprocess_images(
         orientation: What the volumes are turned to, such as 'LPS'; None leaves them in their files' voxel order.
         choose_box: From the turned modalities to what is wanted of them; None takes the crop about the centre, as
             training does, and never holds more than one modality.
+        missing: Modalities to do without, all but one at most: their channels are 0 everywhere, as modality dropout
+            leaves them in training.
 
     Returns:
-        The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality,
-        whose `get_best_affine()` is the affine, as the model for a segmentation to write.
+        The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality
+        that is not missing, whose `get_best_affine()` is the affine, as the model for a segmentation to write.
 
     Raises:
-        InputError: a modality is missing, its file cannot be used (see `nifti.read_image`), or the modalities do not
+        InputError: a modality is not there, its file cannot be used (see `nifti.read_image`), or the modalities do not
             lie on the same voxels.
     """
-    volumes = _read_modalities(case, settings.modalities, None)
+    present = [modality for modality in settings.modalities if modality not in missing]
+    volumes = _read_modalities(case, present, None)
     if orientation is not None:
         volumes = ((modality, _turned(volume, orientation)) for modality, volume in volumes)
     image, box, headers, _ = _stack(case, settings, volumes, choose_box)
-    return image, box, headers[settings.modalities[0]]
+    return image, box, headers[present[0]]
 
 
 def preprocess_case(
@@ -276,7 +280,7 @@ def _stack(
         out = image[..., settings.modalities.index(modality)]
         statistics[modality] = _normalise(volume, settings.normalization, box, out, case)
         headers[modality] = volume.header
-    return image, box, headers, {modality: statistics[modality] for modality in settings.modalities}
+    return image, box, headers, {name: statistics[name] for name in settings.modalities if name in statistics}
 
 
 def _normalise(volume: Volume, normalization: str, box: CropBox, out: np.ndarray, case: Case) -> dict[str, float]:
