@@ -6,7 +6,8 @@
 The input is one case's folder or a cohort in any form that `jaxbrats preprocess` takes; segmentations are not needed.
 Each case is prepared as the run's own were: normalised, turned to their orientation and resampled to their spacing
 where it has another. Windows of the size that the run was trained on go over the brain, and their predictions are
-blended.
+blended. A run that was trained with modality dropout (augment.modality_dropout) also predicts cases without some of
+the modalities, as if these were 0; any other refuses them.
 
 Writes OUTPUT/CASE.nii.gz on the voxels of the case's own files, OUTPUT/CASE.png to look at, and what made them into
 OUTPUT/predictions.json. The same command again predicts only what is missing or whose files have changed; other runs or
@@ -18,6 +19,7 @@ import dataclasses
 import errno
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 from tqdm import tqdm
@@ -115,7 +117,7 @@ def main() -> int:
         "maps": maps,
         **({"thresholds": networks[0].head.thresholds} if isinstance(networks[0].head, RegionsHead) else {}),
     }
-    cohort = find_cases(_INPUT.value, settings.modalities)
+    cohort = find_cases(_INPUT.value)
     folder = pathlib.Path(_OUTPUT.value)
     problems: list[InputError] = list(cohort.problems)
     without_picture: list[InputError] = []
@@ -135,6 +137,7 @@ def main() -> int:
             convention=_CONVENTION.value,
             maps=maps,
             head=predictor.head,
+            missing_allowed=all(network.missing_allowed for network in networks),
         )
         for result in tqdm(results, desc="predicting", unit="case", total=len(output.todo), dynamic_ncols=True):
             if isinstance(result, InputError):
@@ -143,7 +146,7 @@ def main() -> int:
                 continue
             for warning in result.warnings:
                 tqdm.write(f"warning: {warning}", file=sys.stderr)
-            problem = _draw(result, folder, settings.modalities[0])
+            problem = _draw(result, folder, settings.modalities)
             without_picture += [problem] if problem else []
             output.add(result, [*output_names(result.case, maps), *([] if problem else [f"{result.case}.png"])])
     done = len(cohort.cases) + len(cohort.problems) - len(problems)
@@ -163,12 +166,13 @@ def _with_thresholds(settings: Settings) -> Settings:
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, thresholds=thresholds))
 
 
-def _draw(result: Segmentation, folder: pathlib.Path, modality: str) -> InputError | None:
+def _draw(result: Segmentation, folder: pathlib.Path, modalities: Sequence[str]) -> InputError | None:
     """Draws a case; returns why it could not be drawn. Only a disk that takes no more files ends the cohort."""
     path = folder / f"{result.case}.png"
+    modality = next(modality for modality in modalities if modality not in result.missing)
     try:
         plot_overlay(
-            result.image[..., 0],
+            result.image[..., modalities.index(modality)],
             [("prediction", result.labels)],
             path,
             affine=result.affine,

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from jaxbrats.config.channels import Modality, check_derived
 from jaxbrats.config.checks import need
 
-Modality = Literal["t1n", "t1c", "t2w", "t2f"]
 Normalization = Literal["minmax", "zscore"]
 Crop = tuple[int, int, int] | Literal["brain"]
 
@@ -24,6 +24,8 @@ class Data:
             of the brain, of another size in each case.
         normalization: minmax maps each whole volume to [0, 1]; zscore gives brain voxels (not zero) mean 0 and standard
             deviation 1.
+        derived: Input channels made of the modalities on the device: brain, a mask; gradient_t1c, the length of the
+            gradient; t1c-t1n, a difference; or those of other modalities.
         patch: Size (X, Y, Z) in voxels of what a step sees of each array, and of the windows that predict; none for the
             whole array. An array that is smaller is given zeros around it.
         foreground: Share of the patches that are centred on tumour, its classes taking turns.
@@ -47,6 +49,7 @@ class Data:
     modalities: tuple[Modality, ...] = ("t2f", "t1c", "t2w")
     crop: Crop = (128, 128, 128)
     normalization: Normalization = "minmax"
+    derived: tuple[str, ...] = ()
     patch: tuple[int, int, int] | None = None
     foreground: float = 0.33
     min_tumour: float = 0.01
@@ -64,6 +67,7 @@ class Data:
         need(min(shape) >= 16, "data.synthetic_shape needs three sizes of 16 or more", shape)
         distinct = len(set(self.modalities)) == len(self.modalities) > 0
         need(distinct, "data.modalities needs at least one modality and none twice", self.modalities)
+        check_derived(self.derived, self.modalities)
         brain, patch = self.crop == "brain", self.patch
         need(brain or min(self.crop) >= 1, "data.crop needs three sizes of 1 or more, or brain", self.crop)
         need(patch or not brain, "data.patch needs three sizes where data.crop is brain: arrays then differ", patch)
@@ -85,6 +89,11 @@ class Data:
         drawn = self.fold is not None or fraction is not None or self.split_seed is not None
         need(not (self.split and drawn), "data.split goes with no val_fraction, split_seed or fold", self.split)
         need(self.workers >= 0, "data.workers must be 0 or more", self.workers)
+
+    @property
+    def network_channels(self) -> tuple[str, ...]:
+        """Names of the input channels of the network, in order: the modalities and what is derived from them."""
+        return (*self.modalities, *self.derived)
 
     @property
     def window(self) -> tuple[int, int, int]:

@@ -111,6 +111,7 @@ def preprocess_images(
     settings: Preprocessing,
     orientation: str | None = None,
     choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
+    missing: Sequence[str] = (),
 ) -> tuple[np.ndarray, CropBox, nib.Nifti1Header]:
     """Reads, normalises, crops and stacks the modalities of a case.
 
@@ -119,17 +120,20 @@ def preprocess_images(
         settings: What the image holds.
         orientation: What the volumes are turned to, such as 'LPS'; None leaves them in their files' voxel order.
         choose_box: From the turned modalities to what is wanted of them; None takes what training does.
+        missing: Modalities to do without, all but one at most: their channels are 0 everywhere, as modality dropout
+            leaves them in training.
 
     Returns:
-        The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality,
-        whose `get_best_affine()` is the affine, as the model for a segmentation to write.
+        The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality
+        that is not missing, whose `get_best_affine()` is the affine, as the model for a segmentation to write.
 
     Raises:
-        InputError: a modality is missing, its file cannot be used (see `nifti.read_image`), or the modalities do not
+        InputError: a modality is not there, its file cannot be used (see `nifti.read_image`), or the modalities do not
             lie on the same voxels.
     """
-    volumes = dict(_read_modalities(case, settings.modalities, None))
-    header = volumes[settings.modalities[0]].header
+    present = [modality for modality in settings.modalities if modality not in missing]
+    volumes = dict(_read_modalities(case, present, None))
+    header = volumes[present[0]].header
     if orientation is not None:
         volumes = {modality: _turned(volume, orientation) for modality, volume in volumes.items()}
     turned = list(volumes.values())
@@ -287,7 +291,7 @@ def _stack(
     for modality, volume in volumes:
         out = image[..., settings.modalities.index(modality)]
         statistics[modality] = _normalise(volume, settings.normalization, box, out, case)
-    return image, {modality: statistics[modality] for modality in settings.modalities}
+    return image, {name: statistics[name] for name in settings.modalities if name in statistics}
 
 
 def _normalise(volume: Volume, normalization: str, box: CropBox, out: np.ndarray, case: Case) -> dict[str, float]:

@@ -32,6 +32,7 @@ class Network:
         window: Size (X, Y, Z) in voxels of what it was trained on, and is given at once.
         frame: Orientation and spacing of the cases it was trained on; None where they are not known.
         head: What the model's output means.
+        missing_allowed: Whether it predicts a case with missing modalities: it was trained with modality dropout.
     """
 
     workdir: pathlib.Path
@@ -42,6 +43,7 @@ class Network:
     window: tuple[int, int, int]
     frame: Frame | None = None
     head: Head = LABELS
+    missing_allowed: bool = False
 
     def checksum(self) -> str:
         """Digest of the names, shapes and values of the variables: what tells one trained network from another."""
@@ -75,7 +77,8 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
     )
     number, variables = checkpoints.load_variables(workdir, step, like)
     preprocessing, head = Preprocessing.of(settings.data), make_head(settings)
-    return Network(workdir, number, preprocessing, model, variables, settings.data.window, frame, head)
+    missing_allowed = settings.augment.modality_dropout > 0
+    return Network(workdir, number, preprocessing, model, variables, settings.data.window, frame, head, missing_allowed)
 
 
 def load_ensemble(

@@ -4,7 +4,8 @@
 
 Runs are told apart by the checksum of their parameters, not by where they lie. A case has a `status`: 'pending' (its
 files, where there are any, are not to be trusted), 'failed' with the `problem`, or 'done' with its `files`, the `input`
-they were made from, when they were `written`, by which `versions`, and the `warnings` that were given.
+they were made from, the modalities that were `missing`, when they were `written`, by which `versions`, and the
+`warnings` that were given.
 """
 
 import contextlib
@@ -89,6 +90,7 @@ class OutputFolder:
             "status": _DONE,
             "files": list(files),
             "input": {modality: source.to_dict() for modality, source in segmentation.sources.items()},
+            "missing": list(segmentation.missing),
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "warnings": [str(warning) for warning in segmentation.warnings],
@@ -116,7 +118,9 @@ class OutputFolder:
         record = self._cases.get(case.name, {})
         if record.get("status") != _DONE or not present.issuperset(record["files"]):
             return False
-        return is_unchanged(case, record["input"])
+        # A modality that has come since makes another input.
+        come = not case.modalities.keys().isdisjoint(record.get("missing", ()))
+        return not come and is_unchanged(case, record["input"])
 
 
 @contextlib.contextmanager
@@ -170,11 +174,13 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def _is_case(record: Any) -> bool:
     if not isinstance(record, dict) or record.get("status") != _DONE:
         return isinstance(record, dict) and record.get("status") in (_PENDING, _FAILED)
-    sources, files = record.get("input"), record.get("files")
+    sources, files, missing = record.get("input"), record.get("files"), record.get("missing", [])
     keys = {"path", "channel", "size", "mtime_ns", "checksum"}
     return (
         isinstance(files, list)
         and all(isinstance(name, str) for name in files)
+        and isinstance(missing, list)
+        and all(isinstance(name, str) for name in missing)
         and isinstance(sources, dict)
         and all(isinstance(source, dict) and source.keys() == keys for source in sources.values())
     )

@@ -17,7 +17,7 @@ from jaxbrats.data.boxes import CropBox, paste
 from jaxbrats.data.check.image import doubts
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_images
 from jaxbrats.data.raw import geometry
-from jaxbrats.data.raw.cases import Case
+from jaxbrats.data.raw.cases import Case, missing_modalities
 from jaxbrats.data.raw.geometry import Frame, same_spacing
 from jaxbrats.data.raw.nifti import Volume
 from jaxbrats.inference.source_files import SourceFile, source_files
@@ -46,8 +46,9 @@ class Patient:
         box: Where the image lies in the turned volume.
         affine: `(4, 4)` of the image, in mm.
         orientation: Orientation of the image such as 'LPS'; None for the files' own.
-        header: Header of the first modality, whose voxels a segmentation is written on.
+        header: Header of the first modality that is there, whose voxels a segmentation is written on.
         sources: Modality -> the file that was read.
+        missing: Modalities that are not there, whose channels are 0.
         warnings: What is doubtful about the images, and what that means for the segmentation.
     """
 
@@ -59,6 +60,7 @@ class Patient:
     orientation: str | None
     header: nib.Nifti1Header
     sources: dict[str, SourceFile]
+    missing: tuple[str, ...]
     warnings: tuple[InputError, ...]
 
     @property
@@ -74,7 +76,9 @@ class Patient:
         return geometry.undo_reorient(whole, self.header.get_best_affine(), self.orientation)
 
 
-def read_patient(case: Case, settings: Preprocessing, frame: Frame | None, mode: str) -> Patient:
+def read_patient(
+    case: Case, settings: Preprocessing, frame: Frame | None, mode: str, missing_allowed: bool = False
+) -> Patient:
     """Reads and prepares a case.
 
     Args:
@@ -82,26 +86,46 @@ def read_patient(case: Case, settings: Preprocessing, frame: Frame | None, mode:
         settings: Preprocessing of the run.
         frame: Orientation and spacing of the training cases; None takes the files' voxels as they are.
         mode: 'window' takes the brain's bounding box, 'crop' the box that training took, which may be the same.
+        missing_allowed: Whether modalities, but not all, may be missing; their channels are then 0.
 
     Raises:
-        InputError: the files cannot be used, see `preprocess_images`.
+        InputError: modalities are missing, or the files cannot be used, see `preprocess_images`.
     """
-    sources = source_files(case, settings.modalities)
-    warnings: list[InputError] = []
+    missing = _missing(case, settings.modalities, missing_allowed)
+    sources = source_files(case, [modality for modality in settings.modalities if modality not in missing])
+    warnings = [_without(case.name, missing)] if missing else []
 
     def inspect(volumes: Sequence[Volume]) -> CropBox:
         for volume in volumes:
             warnings.extend(_warnings(volume, case.name, settings.normalization))
         return _choose_box(volumes, settings.crop, frame, mode)
 
-    image, box, header = preprocess_images(case, settings, frame and frame.orientation, inspect)
+    image, box, header = preprocess_images(case, settings, frame and frame.orientation, inspect, missing)
     affine, network_input = header.get_best_affine(), image
     if frame is not None:
         affine = geometry.reoriented_affine(affine, header.get_data_shape()[:3], frame.orientation)
         network_input = geometry.resample(image, _input_shape(box, affine, settings.crop, frame, mode))
     affine = affine @ nib.affines.from_matvec(np.eye(3), np.array(box.origin))
     orientation = frame and frame.orientation
-    return Patient(case.name, image, network_input, box, affine, orientation, header, sources, tuple(warnings))
+    return Patient(case.name, image, network_input, box, affine, orientation, header, sources, missing, tuple(warnings))
+
+
+def _missing(case: Case, modalities: Sequence[str], allowed: bool) -> tuple[str, ...]:
+    """The modalities that a case lacks; InputError where it is not to be predicted without them."""
+    missing = tuple(modality for modality in modalities if modality not in case.modalities)
+    if missing and not allowed:
+        hint = "The network was not trained with modality dropout (augment.modality_dropout) and needs them all"
+    elif missing and len(missing) == len(modalities):
+        hint = "The network can do without some of them, not without all"
+    else:
+        return missing
+    problem = missing_modalities(case, modalities)
+    raise InputError(problem.problem, case=case.name, file=problem.file, hint=hint)
+
+
+def _without(case: str, missing: Sequence[str]) -> InputError:
+    problem = f"has no {' and no '.join(missing)}, so it is segmented from the other modalities alone"
+    return InputError(problem, case=case, hint="Add what is missing, where there is any, and predict again")
 
 
 def _warnings(volume: Volume, case: str, normalization: str) -> list[InputError]:

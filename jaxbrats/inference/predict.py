@@ -42,6 +42,7 @@ class Segmentation:
         labels: Labels `(X, Y, Z)` uint8 of the image.
         affine: `(4, 4)` of image and labels, in mm.
         sources: Modality -> the file that was read.
+        missing: Modalities that were not there and are 0 in the image.
         warnings: What is doubtful about the images, and what that means for the segmentation.
     """
 
@@ -53,6 +54,7 @@ class Segmentation:
     labels: np.ndarray
     affine: np.ndarray
     sources: dict[str, SourceFile]
+    missing: tuple[str, ...]
     warnings: tuple[InputError, ...]
 
 
@@ -68,6 +70,7 @@ def predict_cases(
     convention: str = "2023",
     maps: Collection[str] = (),
     head: Head = LABELS,
+    missing_allowed: bool = False,
 ) -> Iterator[Segmentation | InputError]:
     """Segments cases one after the other and writes `folder/CASE.nii.gz` on the voxels of each case's own files.
 
@@ -86,15 +89,16 @@ def predict_cases(
         maps: Some of `MAPS`. 'probabilities' writes CASE-probabilities.nii.gz `(X, Y, Z, K)`, 'entropy' the
             uncertainty in nats as CASE-entropy.nii.gz; see `entropy` of the head.
         head: What the probabilities mean.
+        missing_allowed: Whether modalities, but not all, may be missing, see `Network.missing_allowed`.
 
     Yields:
-        For each case in turn what was predicted, or why it could not be: files that cannot be used, memory that does
-        not suffice, a name too long to write. Such a case leaves no file behind.
+        For each case in turn what was predicted, or why it could not be: files that are missing or cannot be used,
+        memory that does not suffice, a name too long to write. Such a case leaves no file behind.
 
     Raises:
         OSError: the folder cannot be written, because the disk is full or read-only, for example.
     """
-    read = functools.partial(read_patient, settings=settings, frame=frame, mode=mode)
+    read = functools.partial(read_patient, settings=settings, frame=frame, mode=mode, missing_allowed=missing_allowed)
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         coming = None
         for case, following in itertools.zip_longest(cases, cases[1:]):
@@ -153,6 +157,7 @@ def _segment(
         labels,
         patient.affine,
         patient.sources,
+        patient.missing,
         patient.warnings,
     )
 

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from jaxbrats.config.model import downsampling, per_level
 from jaxbrats.model.blocks import BLOCKS, AttentionGate, Block, Conv, Upsample
+from jaxbrats.model.derived import add_derived
 from jaxbrats.model.resample import Strides, max_pool
 
 
@@ -53,6 +54,8 @@ class UNet3D(nn.Module):
         conv: Algorithm of the convolutions, see `jaxbrats.model.conv`.
         remat: Whether a block's activations are computed again in the backward pass instead of being kept.
         dtype: Type of the activations: float32 or bfloat16. Parameters and normalisation statistics are float32.
+        derived: Channels that are made of the image's and put behind them first, see `jaxbrats.model.derived`.
+        modalities: Names of the image's channels; needed where there are derived ones.
     """
 
     features: Sequence[int] = (16, 32, 64, 128, 256)
@@ -75,6 +78,8 @@ class UNet3D(nn.Module):
     strides: Sequence[Strides] = ((2, 2, 2),)
     kernels: Sequence[tuple[int, int, int]] = ((3, 3, 3),)
     deep_supervision: bool = False
+    derived: Sequence[str] = ()
+    modalities: Sequence[str] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
@@ -88,6 +93,8 @@ class UNet3D(nn.Module):
         strides = _of_levels("strides", self.strides, depth - 1)
         gate = nn.remat(AttentionGate) if self.remat else AttentionGate
 
+        if self.derived:
+            x = add_derived(x, self.derived, self.modalities)
         x = x.astype(self.dtype)
         if self.stem:
             x = self._block("single", 0, "stem")((x,), train)

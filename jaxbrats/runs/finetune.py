@@ -33,9 +33,9 @@ def load_beginning(settings: Settings) -> Beginning:
     """
     record = read_record(settings.init_from)
     source = load_network(record.workdir, record.settings, record.frame)
-    model, channels = make_model(settings), settings.data.modalities
-    fresh = jax.device_get(init_state(model, optax.identity(), settings.seed, len(channels)).trained)
-    source_channels = source.preprocessing.modalities
+    model, channels = make_model(settings), settings.data.network_channels
+    fresh = jax.device_get(init_state(model, optax.identity(), settings.seed, len(settings.data.modalities)).trained)
+    source_channels = record.settings.data.network_channels
     found = transfer(
         fresh, jax.device_get(source.variables), channels, source_channels, find_input_kernels(model, len(channels))
     )

@@ -76,6 +76,8 @@ def make_model(settings: Settings) -> UNet3D:
         conv=settings.conv,
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
+        derived=settings.data.derived,
+        modalities=settings.data.modalities,
     )
 
 
@@ -88,7 +90,7 @@ def init_state(
         model: The network.
         optimizer: From `make_optimizer`.
         seed: Of the parameters.
-        channels: Input channels.
+        channels: Channels of the images, without those that are derived from them.
         ema: Decay of the average of the weights; 0 for none.
     """
 

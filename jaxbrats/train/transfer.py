@@ -77,7 +77,13 @@ def transfer(
 
 
 def find_input_kernels(model: UNet3D, channels: int) -> set[Key]:
-    """The arrays that grow with the number of input channels: the kernels of the convolutions that see the image."""
+    """The arrays that grow with the number of input channels: the kernels of the convolutions that see the image.
+
+    Args:
+        model: The network.
+        channels: How many it has, derived ones among them.
+    """
+    model = model.clone(derived=())
 
     def shapes(count: int) -> dict[Key, tuple[int, ...]]:
         variables = jax.eval_shape(model.init, jax.random.key(0), smallest_image(model, count))

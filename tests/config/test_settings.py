@@ -116,6 +116,17 @@ def test_values_that_pass_for_others():
         ({"data": {"modalities": ("flair",)}}, "modalities must be values, each one of t1n, t1c, t2w, t2f; it is"),
         ({"data": {"modalities": ()}}, "data.modalities needs at least one modality and none twice"),
         ({"data": {"modalities": ("t1c", "t1c")}}, "data.modalities needs at least one modality and none twice"),
+        (
+            {"data": {"derived": ("gradient_t1",)}},
+            "'gradient_t1' is not .* Did you mean gradient_t1n?",
+        ),
+        ({"data": {"derived": ("x",)}}, "'x' is not a channel that can be derived. It has: brain, gradient_MODALITY"),
+        ({"data": {"derived": ("brain", "brain")}}, "data.derived names no channel twice"),
+        (
+            {"data": {"derived": ("t1c-t1n",)}},
+            "t1c-t1n needs t1n, config.data.modalities has only t2f, t1c, t2w. Add t1n to config.data.modalities",
+        ),
+        ({"data": {"modalities": ("t1n",), "derived": ("t2f-t1c",)}}, "t2f-t1c needs t2f and t1c, config.data.mod"),
         ({"data": {"normalization": "none"}}, "data.normalization must be one of minmax, zscore; it is 'none'"),
         ({"data": {"min_tumour": float("nan")}}, "data.min_tumour lies between 0 and 1; it is nan"),
         ({"model": {"dropout": (0.1, 0.2)}}, "model.dropout needs one rate, or one for each of the 5 levels"),

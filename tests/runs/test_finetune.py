@@ -51,6 +51,16 @@ def test_other_modalities_are_copied_and_told(settings, trained, capsys):
     assert "by input channel, t1c copied and t1n fresh: encoder_0/conv_0" in capsys.readouterr().out
 
 
+def test_derived_channels_begin_fresh_beside_those_that_are_copied(settings, trained, capsys):
+    changed = settings(data__derived="brain,gradient_t1c")
+    assert changed.data.network_channels == ("t2f", "t1c", "brain", "gradient_t1c")
+    begins = finetune.load_beginning(changed)
+    kernel, there = (one["params"]["encoder_0"]["conv_0"]["kernel"] for one in (begins.variables, trained.variables))
+    assert kernel.shape[-2] == 4
+    np.testing.assert_array_equal(kernel[..., :2, :], there)
+    assert "t2f, t1c copied and brain, gradient_t1c fresh: encoder_0/conv_0" in capsys.readouterr().out
+
+
 def test_what_is_not_loaded_is_told(settings, capsys):
     finetune.load_beginning(settings(model__features="4,8"))
     told = [line for line in capsys.readouterr().out.splitlines() if "not loaded, fresh" in line]

@@ -17,6 +17,12 @@ def network(channels, seed, norm="batch"):
     return variables, find_input_kernels(model, channels)
 
 
+def test_the_input_kernels_of_a_network_with_derived_channels_are_the_same():
+    data = {"modalities": ("t1c", "t1n"), "derived": ("brain", "t1c-t1n")}
+    model = make_model(from_config({"conv": "direct", "data": data, "model": {"features": (2, 3), "dropout": (0.0,)}}))
+    assert find_input_kernels(model, 4) == {FIRST}
+
+
 def at(variables, key):
     for name in key:
         variables = variables[name]

@@ -1,0 +1,153 @@
+"""Cases without some of the modalities, predicted by a run that was trained to do without."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from jaxbrats import commands, main
+from jaxbrats.data.preprocessing import preprocess_images
+from jaxbrats.data.raw.cases import find_cases
+from jaxbrats.inference.network import load_network
+from jaxbrats.inference.patient import read_patient
+from jaxbrats.inference.predict import predict_cases
+from jaxbrats.inference.predictor import Predictor
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def dropout_run(tiny_config, tiny_data, tmp_path_factory):
+    """A run trained with modality dropout, whose network also sees derived channels. Not to be written to."""
+    folder = tmp_path_factory.mktemp("dropout") / "run"
+    arguments = [f"--config={tiny_config}", f"--workdir={folder}", f"--config.data.dir={tiny_data}"]
+    arguments += ["--config.augment.modality_dropout=0.5", "--config.data.derived=brain,t2f-t1c,gradient_t1c"]
+    assert main.run([*arguments, "--config.num_epochs=1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def network(dropout_run):
+    record = read_record(dropout_run)
+    return load_network(dropout_run, record.settings, record.frame)
+
+
+@pytest.fixture
+def raw(tiny_cohort, tmp_path):
+    """Three cases that may be written to."""
+    for name in sorted(path.name for path in tiny_cohort.iterdir())[:3]:
+        shutil.copytree(tiny_cohort / name, tmp_path / "raw" / name)
+    return tmp_path / "raw"
+
+
+def remove(raw, case, *modalities):
+    for modality in modalities:
+        (raw / case / f"{case}-{modality}.nii.gz").unlink()
+
+
+def predict(run, raw, out):
+    return commands.run(["predict", f"--workdir={run}", f"--input={raw}", f"--output={out}"])
+
+
+def recorded(out):
+    return json.loads((out / "predictions.json").read_text())["cases"]
+
+
+def voxels(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_only_dropout_allows_missing_modalities(network, tiny_run):
+    assert network.missing_allowed
+    record = read_record(tiny_run)
+    assert not load_network(tiny_run, record.settings, record.frame).missing_allowed
+
+
+def test_a_network_with_derived_channels_is_loaded_as_it_was_trained(network):
+    assert network.variables["params"]["encoder_0"]["conv_0"]["kernel"].shape[-2] == 5
+    assert network.model.derived == ("brain", "t2f-t1c", "gradient_t1c")
+    assert network.preprocessing.modalities == ("t2f", "t1c")
+
+
+@pytest.mark.parametrize("missing", ["t2f", "t1c"])
+def test_a_missing_modality_is_one_set_to_zero_after_normalisation(network, raw, missing):
+    case = find_cases(raw).cases[0]
+    whole = read_patient(case, network.preprocessing, network.frame, "window")
+    kept = np.array([name != missing for name in network.preprocessing.modalities], np.float32)
+    predictor = Predictor([network], network.window)
+    options = {"frame": network.frame, "missing_allowed": True}
+    (zeroed,) = predict_cases(
+        [case], lambda image: predictor(image * kept), network.preprocessing, raw.parent, **options
+    )
+    remove(raw, case.name, missing)
+    (case,) = [one for one in find_cases(raw).cases if one.name == case.name]
+    (without,) = predict_cases([case], predictor, network.preprocessing, None, **options)
+    np.testing.assert_array_equal(without.image, whole.image * kept)
+    np.testing.assert_array_equal(without.file_labels, zeroed.file_labels)
+    np.testing.assert_array_equal(without.file_affine, zeroed.file_affine)
+    assert (without.missing, zeroed.missing, whole.missing) == ((missing,), (), ())
+    assert set(without.sources) == {"t2f", "t1c"} - {missing}
+    assert f"case {case.name}: has no {missing}, so it is segmented from the other" in str(without.warnings[0])
+
+
+def test_what_is_missing_is_zero_and_the_rest_as_ever(raw, network):
+    case = find_cases(raw).cases[0]
+    settings = network.preprocessing
+    (image, box, _), (without, other, header) = (
+        preprocess_images(case, settings, missing=missing) for missing in ((), ("t2f",))
+    )
+    np.testing.assert_array_equal(without, image * [0, 1])
+    assert other == box
+    np.testing.assert_array_equal(header.get_best_affine(), nib.load(case.modalities["t1c"].path).affine)
+
+
+def test_each_case_is_recorded_with_what_it_lacked(dropout_run, network, raw, tmp_path, capsys):
+    names = sorted(path.name for path in raw.iterdir())
+    remove(raw, names[0], "t2f")
+    remove(raw, names[1], "t2f", "t1c")
+    out = tmp_path / "out"
+    assert predict(dropout_run, raw, out) == 1
+    shown = capsys.readouterr()
+    assert "2 of 3 cases segmented" in shown.out
+    assert f"warning: case {names[0]}: has no t2f" in shown.err
+    assert "found no t2f and no t1c (t1n, t2w are there). The network can do without some of them" in shown.err
+    cases = recorded(out)
+    assert [cases[name]["status"] for name in names] == ["done", "failed", "done"]
+    assert [cases[name].get("missing") for name in names] == [["t2f"], None, []]
+    assert (out / f"{names[0]}.png").stat().st_size > 10_000
+    # The same again does nothing for those that are done; what has come since makes a case another.
+    kept, whole = voxels(out / f"{names[0]}.nii.gz"), voxels(out / f"{names[2]}.nii.gz")
+    assert predict(dropout_run, raw, out) == 1
+    assert "2 of 3 cases are there already" in capsys.readouterr().out
+    shutil.copyfile(raw / names[2] / f"{names[2]}-t2f.nii.gz", raw / names[0] / f"{names[0]}-t2f.nii.gz")
+    assert predict(dropout_run, raw, out) == 1
+    assert "1 of 3 cases are there already" in capsys.readouterr().out
+    assert recorded(out)[names[0]]["missing"] == []
+    assert (voxels(out / f"{names[0]}.nii.gz") != kept).any()
+    np.testing.assert_array_equal(voxels(out / f"{names[2]}.nii.gz"), whole)
+
+
+def test_without_dropout_a_case_is_refused_and_the_others_go_on(tiny_run, dropout_run, raw, tmp_path, capsys):
+    names = sorted(path.name for path in raw.iterdir())
+    remove(raw, names[0], "t1c")
+    assert predict(tiny_run, raw, tmp_path / "out") == 1
+    assert "2 of 3 cases segmented" in capsys.readouterr().out
+    cases = recorded(tmp_path / "out")
+    assert [cases[name]["status"] for name in names] == ["failed", "done", "done"]
+    assert "expected t2f, t1c, found no t1c" in cases[names[0]]["problem"]
+    assert "The network was not trained with modality dropout" in cases[names[0]]["problem"]
+    # All networks of an ensemble must do without.
+    assert predict(f"{dropout_run},{tiny_run}", raw, tmp_path / "both") == 1
+    assert recorded(tmp_path / "both")[names[0]]["status"] == "failed"
+
+
+def test_reading_refuses_what_is_not_allowed(raw, network):
+    case = find_cases(raw).cases[0]
+    remove(raw, case.name, "t1c")
+    case = find_cases(raw).cases[0]
+    with pytest.raises(InputError, match=r"found no t1c .*\(augment\.modality_dropout\) and needs them all"):
+        read_patient(case, network.preprocessing, None, "window")
+    with pytest.raises(InputError, match="found no t1c"):
+        preprocess_images(case, network.preprocessing)
