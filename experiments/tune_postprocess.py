@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import prepare_jax
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.labels import REGIONS, region_mask
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.evaluation.evaluate import Predicted
 from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
 from jaxbrats.inference.network import load_network
-from jaxbrats.inference.postprocess import Postprocessing, postprocess, write_postprocessing
+from jaxbrats.inference.postprocess import postprocess, write_postprocessing
 from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predicted, raw_cases
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError, printable
@@ -56,6 +57,7 @@ def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) ->
     """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`."""
     record = read_record(workdir)
     network = load_network(workdir, record.settings, record.frame, step)
+    network = dataclasses.replace(network, postprocessing=Postprocessing())
     dataset = dataset_to_score(record, None)
     cases = cases_to_score(record, dataset, own=True, problems=problems)
     results = predicted(network, cases, raw_cases(dataset, cases, problems), folder=None)

@@ -26,17 +26,18 @@ from tqdm import tqdm
 
 from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.config import typed
+from jaxbrats.config.inference import Inference, Postprocessing
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.network import load_ensemble
 from jaxbrats.inference.output_folder import made_by, open_output
 from jaxbrats.inference.patient import MODES
-from jaxbrats.inference.postprocess import Postprocessing, read_postprocessing
+from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.inference.predict import Segmentation, output_names, predict_cases
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.model.heads import RegionsHead
 from jaxbrats.report.overlays import plot_overlay
-from jaxbrats.runs.record import read_record
+from jaxbrats.runs.record import RunRecord, read_record
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import disk_error
 
@@ -60,11 +61,20 @@ _MODE = flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 _OVERLAP = flags.DEFINE_float(
-    "overlap", 0.5, "Least share of a window that the next one covers.", 0, 0.9, flag_values=FLAGS
+    "overlap",
+    None,
+    "Least share of a window that the next one covers; by default the run's.",
+    0,
+    0.9,
+    flag_values=FLAGS,
 )
 _BATCH = flags.DEFINE_integer("batch", 1, "Windows that the network is given at once.", 1, flag_values=FLAGS)
 _MIRROR = flags.DEFINE_bool(
-    "mirror", False, "Average over the eight mirrorings of the image too; takes eight times as long.", flag_values=FLAGS
+    "mirror",
+    None,
+    "Average over the eight mirrorings of the image too, which takes eight times as long; by default as the run's "
+    "settings say.",
+    flag_values=FLAGS,
 )
 _PROBABILITIES = flags.DEFINE_bool(
     "probabilities",
@@ -87,7 +97,7 @@ _THRESHOLDS = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _POSTPROCESS = flags.DEFINE_bool(
-    "postprocess", True, "Do what RUN/postprocess.json asks for, where there is one.", flag_values=FLAGS
+    "postprocess", True, "Do what RUN/postprocess.json asks for, else the run's settings.", flag_values=FLAGS
 )
 _CONVENTION = flags.DEFINE_enum(
     "labels",
@@ -106,12 +116,14 @@ def main() -> int:
     runs = [(workdir, _with_thresholds(record.settings), record.frame) for workdir, record in records]
     networks = load_ensemble(runs, _STEP.value)
     settings = networks[0].preprocessing
-    postprocessing = read_postprocessing(workdirs) if _POSTPROCESS.value else Postprocessing()
+    asked = {workdir: record.settings.postprocessing for workdir, record in records}
+    postprocessing = read_postprocessing(asked) if _POSTPROCESS.value else Postprocessing()
+    inference = _inference(records)
     maps = [name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value]
     options = {
         "mode": _MODE.value,
-        "overlap": _OVERLAP.value,
-        "mirror": _MIRROR.value,
+        "overlap": inference.overlap,
+        "mirror": inference.mirror,
         "postprocess": dataclasses.asdict(postprocessing),
         "labels": _CONVENTION.value,
         "maps": maps,
@@ -121,7 +133,7 @@ def main() -> int:
     folder = pathlib.Path(_OUTPUT.value)
     problems: list[InputError] = list(cohort.problems)
     without_picture: list[InputError] = []
-    predictor = Predictor(networks, networks[0].window, _OVERLAP.value, _BATCH.value, _MIRROR.value)
+    predictor = Predictor(networks, networks[0].window, inference.overlap, _BATCH.value, inference.mirror)
     made = made_by(networks, options)
     with open_output(folder, made, cohort.cases, lambda case: [*output_names(case, maps), f"{case}.png"]) as output:
         if output.already:
@@ -156,6 +168,25 @@ def main() -> int:
     for problem in without_picture:
         print(f"segmented, but without a picture: {problem}", file=sys.stderr)
     return 1 if problems or without_picture else 0
+
+
+def _inference(records: Sequence[tuple[pathlib.Path, RunRecord]]) -> Inference:
+    """How the network is applied: as the flags say, else as the settings of the runs do.
+
+    Raises:
+        InputError: the runs of an ensemble ask for different things, and the flags do not decide.
+    """
+    given = {"overlap": _OVERLAP.value, "mirror": _MIRROR.value}
+    given = {name: value for name, value in given.items() if value is not None}
+    first, *others = ((workdir, dataclasses.replace(record.settings.inference, **given)) for workdir, record in records)
+    for workdir, inference in others:
+        if inference != first[1]:
+            raise InputError(
+                f"an ensemble needs runs that predict alike: {inference} here, {first[1]} in {first[0]}",
+                file=workdir,
+                hint="Give --overlap and --mirror",
+            )
+    return first[1]
 
 
 def _with_thresholds(settings: Settings) -> Settings:

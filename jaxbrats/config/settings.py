@@ -17,6 +17,7 @@ from jaxbrats.config import typed
 from jaxbrats.config.augment import Augment
 from jaxbrats.config.checks import need
 from jaxbrats.config.data import Data
+from jaxbrats.config.inference import Inference, Postprocessing
 from jaxbrats.config.loss import Loss
 from jaxbrats.config.model import Model
 from jaxbrats.config.optimizer import Optimizer, Schedule
@@ -67,6 +68,7 @@ class Settings:
         accumulate: Micro-batches of a step, one after the other, for a batch that does not fit in memory; their losses
             and gradients are averaged, so the Dice loss and batch normalisation see one micro-batch at a time.
         num_epochs: Passes over the training cases.
+        validate_every: Epochs from one validation, and checkpoint, to the next; the last epoch has one in any case.
         early_stop: Epochs without a better validation score after which training ends; 0 for none.
         learning_rate: Learning rate; the peak of the schedule.
         schedule: Learning rate over the steps after the warm-up; cosine and polynomial (of power 0.9) fall to zero.
@@ -84,6 +86,7 @@ class Settings:
     batch_size: int = 2
     accumulate: int = 1
     num_epochs: int = 100
+    validate_every: int = 1
     early_stop: int = 0
     learning_rate: float = 1e-4
     schedule: Schedule = "constant"
@@ -101,10 +104,12 @@ class Settings:
     loss: Loss = dataclasses.field(default_factory=Loss)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     checkpoint: Checkpoint = Checkpoint()
+    inference: Inference = dataclasses.field(default_factory=Inference)
+    postprocessing: Postprocessing = dataclasses.field(default_factory=Postprocessing)
 
     def __post_init__(self) -> None:
         need(self.seed >= 0, "seed must be 0 or more", self.seed)
-        for name in ("batch_size", "accumulate", "num_epochs"):
+        for name in ("batch_size", "accumulate", "num_epochs", "validate_every"):
             need(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         need(self.early_stop >= 0, "early_stop must be 0 or more", self.early_stop)
         need(0 <= self.ema < 1, "ema is from 0 to below 1", self.ema)

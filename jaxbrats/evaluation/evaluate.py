@@ -15,6 +15,7 @@ from jaxbrats.data.raw.cases import Case
 from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.volumes import affine_of_array
 from jaxbrats.inference.network import Network
+from jaxbrats.inference.postprocess import postprocess
 from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.predictions import write_prediction
 from jaxbrats.inference.predictor import Predictor
@@ -57,8 +58,15 @@ def predict_files(
     Yields:
         For each case what was predicted, or what is wrong with it.
     """
-    predictor = Predictor([network], network.window)
-    results = predict_cases(cases, predictor, network.preprocessing, folder, frame=network.frame, head=network.head)
+    results = predict_cases(
+        cases,
+        Predictor.of(network),
+        network.preprocessing,
+        folder,
+        frame=network.frame,
+        postprocessing=network.postprocessing,
+        head=network.head,
+    )
     for case, result in zip(cases, results, strict=True):
         if isinstance(result, InputError):
             yield result
@@ -72,16 +80,18 @@ def predict_arrays(
     cases: Iterable[ArrayCase], network: Network, folder: pathlib.Path | None
 ) -> Iterator[Predicted | InputError]:
     """As `predict_files`, of arrays, where the files they were made from are not known: what is outside is not seen."""
-    predictor = Predictor([network], network.window)
+    predictor = Predictor.of(network)
     for case in cases:
+        spacing = _spacing(affine_of_array(case.record))
         with _of_this_case(case.name) as problems:
             labels, truth = predictor.labels(read_image(case)), read_labels(case)
+            labels = postprocess(labels, spacing, network.postprocessing)
         if problems:
             yield problems[0]
             continue
         if folder is not None:
             write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
-        yield Predicted(case.name, labels, truth, _spacing(affine_of_array(case.record)))
+        yield Predicted(case.name, labels, truth, spacing)
 
 
 def score(results: Iterable[Predicted | InputError]) -> Iterator[CaseScores | InputError]:

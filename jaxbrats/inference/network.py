@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from jaxbrats.config.inference import Inference, Postprocessing
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
@@ -33,6 +34,8 @@ class Network:
         frame: Orientation and spacing of the cases it was trained on; None where they are not known.
         head: What the model's output means.
         missing_allowed: Whether it predicts a case with missing modalities: it was trained with modality dropout.
+        inference: How the run's settings have it applied.
+        postprocessing: What they have done to its labels.
     """
 
     workdir: pathlib.Path
@@ -44,6 +47,8 @@ class Network:
     frame: Frame | None = None
     head: Head = LABELS
     missing_allowed: bool = False
+    inference: Inference = dataclasses.field(default_factory=Inference)
+    postprocessing: Postprocessing = dataclasses.field(default_factory=Postprocessing)
 
     def checksum(self) -> str:
         """Digest of the names, shapes and values of the variables: what tells one trained network from another."""
@@ -76,9 +81,19 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
         {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
     )
     number, variables = checkpoints.load_variables(workdir, step, like)
-    preprocessing, head = Preprocessing.of(settings.data), make_head(settings)
-    missing_allowed = settings.augment.modality_dropout > 0
-    return Network(workdir, number, preprocessing, model, variables, settings.data.window, frame, head, missing_allowed)
+    return Network(
+        workdir,
+        number,
+        Preprocessing.of(settings.data),
+        model,
+        variables,
+        settings.data.window,
+        frame,
+        make_head(settings),
+        settings.augment.modality_dropout > 0,
+        settings.inference,
+        settings.postprocessing,
+    )
 
 
 def load_ensemble(

@@ -3,8 +3,8 @@
 Specks of tumour far from the rest are seldom tumour, a tumour has no hole of healthy tissue in its middle, and a little
 enhancing tumour in a patient is more often none at all (Isensee et al. 2021, "nnU-Net for Brain Tumor Segmentation",
 https://doi.org/10.1007/978-3-030-72087-2_11, which relabels it as necrosis; BraTS scores an enhancing tumour that the
-reference does not have with 0). How small is too small is tuned on the validation cases by
-experiments/tune_postprocess.py, which writes RUN/postprocess.json.
+reference does not have with 0). How small is too small is a setting, `config.postprocessing`, or is tuned on a run's
+validation cases by experiments/tune_postprocess.py, which writes RUN/postprocess.json.
 """
 
 import dataclasses
@@ -16,45 +16,14 @@ from typing import Any
 import cc3d
 import numpy as np
 
+from jaxbrats.config import typed
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.labels import BACKGROUND, ET, NCR, NUM_CLASSES
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json, write_json
 
 _NAME = "postprocess.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Postprocessing:
-    """Which of it is done; volumes in mm^3, 0 for not at all.
-
-    Attributes:
-        hole_mm3: Holes in the tumour up to this volume are filled.
-        component_mm3: Connected tumours under this volume are removed.
-        enhancing_mm3: Enhancing tumour becomes necrosis where a patient has less than this of it.
-    """
-
-    hole_mm3: float = 0.0
-    component_mm3: float = 0.0
-    enhancing_mm3: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise InputError(f"{field.name}: expected a volume in mm^3, 0 or more, found {value!r}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Postprocessing":
-        """From what `dataclasses.asdict` gave.
-
-        Raises:
-            InputError: a key is missing or unknown, or a value is no volume.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(values, Mapping) or set(values) != set(names):
-            raise InputError(f"expected postprocessing settings with the keys {', '.join(names)}, found {values}")
-        return cls(**values)
 
 
 def postprocess(labels: np.ndarray, spacing_mm: Sequence[float], settings: Postprocessing) -> np.ndarray:
@@ -162,13 +131,16 @@ def write_postprocessing(workdir: pathlib.Path, settings: Postprocessing, chosen
     write_json(workdir / _NAME, {"settings": dataclasses.asdict(settings), "chosen_by": dict(chosen_by)})
 
 
-def read_postprocessing(workdirs: Sequence[pathlib.Path]) -> Postprocessing:
-    """What was chosen for a run, or for several that make an ensemble; nothing where nothing was chosen.
+def read_postprocessing(runs: Mapping[pathlib.Path, Postprocessing]) -> Postprocessing:
+    """What was chosen for a run, or for several that make an ensemble.
+
+    Args:
+        runs: Folder of each run -> what its settings ask for, where nothing was tuned.
 
     Raises:
         InputError: a file is damaged, or runs of an ensemble ask for different things.
     """
-    found = [_read(workdir) for workdir in workdirs]
+    workdirs, found = list(runs), [_read(workdir, default) for workdir, default in runs.items()]
     for workdir, settings in zip(workdirs, found, strict=True):
         if settings != found[0]:
             asked = [
@@ -182,13 +154,17 @@ def read_postprocessing(workdirs: Sequence[pathlib.Path]) -> Postprocessing:
     return found[0]
 
 
-def _read(workdir: pathlib.Path) -> Postprocessing:
+def _read(workdir: pathlib.Path, default: Postprocessing) -> Postprocessing:
     path = workdir / _NAME
     if not path.exists():
-        return Postprocessing()
+        return default
     values = read_json(path)
+    names = [field.name for field in dataclasses.fields(Postprocessing)]
     try:
-        return Postprocessing.from_dict(values["settings"] if isinstance(values, Mapping) else values)
+        settings = values["settings"] if isinstance(values, Mapping) else values
+        if not isinstance(settings, Mapping) or set(settings) != set(names):
+            raise InputError(f"expected postprocessing settings with the keys {', '.join(names)}, found {settings}")
+        return typed.build(Postprocessing, typed.complete(Postprocessing, settings, "postprocessing"))
     except KeyError as error:
         raise InputError("holds no settings", file=path, hint="Tune again or delete it") from error
     except InputError as error:

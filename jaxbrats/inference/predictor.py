@@ -42,6 +42,11 @@ class Predictor:
     batch: int = 1
     mirror: bool = False
 
+    @classmethod
+    def of(cls, network: Network) -> "Predictor":
+        """Of a run's network, applied as its settings have it."""
+        return cls([network], network.window, network.inference.overlap, mirror=network.inference.mirror)
+
     @property
     def head(self) -> Head:
         """What the networks' output means."""

@@ -65,6 +65,7 @@ def make_validation(
     cases: Sequence[ArrayCase],
     batch_size: int,
     window: Size | None = None,
+    overlap: float = 0.5,
 ) -> Validate:
     """What the training loop calls at each epoch's end.
 
@@ -76,6 +77,7 @@ def make_validation(
         cases: The validation cases.
         batch_size: Cases, or windows of one, that the network is given at once, over all devices.
         window: Size of the windows that go over each array, as in prediction; None where the network is given it whole.
+        overlap: Least share of a window that the next one covers.
 
     Returns:
         A function from a state to loss, Dice, IoU and accuracy of the arrays, each the mean over cases, and to
@@ -86,7 +88,7 @@ def make_validation(
     if window is None:
         results_of = _whole_arrays(mesh, model, loss_function, head, cases, batch_size)
     else:
-        results_of = _in_windows(mesh, model, loss_function, head, cases, batch_size, window)
+        results_of = _in_windows(mesh, model, loss_function, head, cases, batch_size, window, overlap)
 
     def validate(state: TrainState, stop: StopFlag) -> dict[str, Any] | None:
         results = []
@@ -131,6 +133,7 @@ def _in_windows(
     cases: Sequence[ArrayCase],
     batch_size: int,
     window: Size,
+    overlap: float,
 ) -> Callable[[TrainState], Iterator[CaseMetrics]]:
     """From a state to what is measured of each case, windows blended as in prediction.
 
@@ -156,9 +159,7 @@ def _in_windows(
         share = batch_size // rows.count
         for case in cases:
             image, labels = read_image(case), read_labels(case)
-            blended = predict_probabilities(
-                apply, image, window, batch=batch_size, on_device=False, num_classes=head.channels
-            )
+            blended = predict_probabilities(apply, image, window, overlap, batch_size, False, head.channels)
             box = CropBox((0, 0, 0), padded_shape(labels.shape, window), labels.shape)
             around = np.broadcast_to(head.background, (*box.size, head.channels)).copy()
             around[box.in_box] = blended

@@ -70,6 +70,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             validation,
             settings.batch_size // settings.accumulate,
             settings.data.patch,
+            settings.inference.overlap,
         )
         outcome = train(
             settings,

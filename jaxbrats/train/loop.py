@@ -1,4 +1,4 @@
-"""The training loop: steps, validation at each epoch's end, checkpoints.
+"""The training loop: steps, validation at ends of epochs, checkpoints.
 
 The host stays one step ahead of the devices: a step is dispatched before the metrics of the one before are fetched, and
 batches are on the devices before they are needed.
@@ -66,7 +66,7 @@ def train(
         settings: The run's settings.
         cases: Cases to learn from.
         mesh: The devices.
-        validate: Called at each epoch's end; its scores choose the best checkpoint.
+        validate: Called at ends of epochs; its scores choose the best checkpoint.
         workdir: Folder for `checkpoints/` and `metrics.jsonl`.
         on_start: Called with the number of steps done before, where there is anything to train.
         initial: Parameters and batch statistics for a run that has no checkpoint yet; None for random ones.
@@ -79,7 +79,9 @@ def train(
             loss that is not finite.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
-    plan = Plan(len(cases), settings.batch_size, settings.num_epochs, settings.checkpoint.every_steps)
+    plan = Plan(
+        len(cases), settings.batch_size, settings.num_epochs, settings.checkpoint.every_steps, settings.validate_every
+    )
     with stop_flag() as stop, checkpoints.open_checkpoints(workdir) as manager:
         state = _initial_state(settings, plan, mesh)
         position = loader_state(cases, settings.seed)
@@ -91,7 +93,7 @@ def train(
         start = int(state.step)
         _check_length(plan, start, workdir)
         # A signal may have come during the validation that belongs to this step.
-        unvalidated = start > 0 and plan.ends_epoch(start) and not checkpoints.has_scores(workdir, start)
+        unvalidated = start > 0 and plan.validates(start) and not checkpoints.has_scores(workdir, start)
         stopping = EarlyStopping(settings.early_stop, plan, workdir, start)
         if (start == plan.total_steps or stopping.due) and not unvalidated:
             return Outcome(start, plan.epochs_completed(start), trained=False)
@@ -120,9 +122,9 @@ def train(
                 if not (plan.saves(step) or number):
                     continue
                 progress.flush()
-                scores = _validated(validate, state, step, stop, progress, stopping) if plan.ends_epoch(step) else None
+                scores = _validated(validate, state, step, stop, progress, stopping) if plan.validates(step) else None
                 checkpoints.save(manager, state, position, scores)
-                if plan.ends_epoch(step):
+                if plan.validates(step):
                     release_freed_memory()  # what validation took
                 if number := number or stopped_by(stop.number):  # it may have come meanwhile
                     raise Interrupted(number, step)

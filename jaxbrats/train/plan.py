@@ -12,13 +12,15 @@ class Plan:
         num_cases: Training cases.
         batch_size: Cases in a batch.
         num_epochs: Passes over the cases.
-        every_steps: Steps from one checkpoint to the next beside those at the ends of epochs; 0 for none.
+        every_steps: Steps from one checkpoint to the next beside those of validations; 0 for none.
+        validate_every: Epochs from one validation to the next; the last has one too.
     """
 
     num_cases: int
     batch_size: int
     num_epochs: int
     every_steps: int = 0
+    validate_every: int = 1
 
     def end_of_epoch(self, epoch: int) -> int:
         """The step that completes this many epochs."""
@@ -33,10 +35,11 @@ class Plan:
         """Whole epochs done after a step."""
         return step * self.batch_size // self.num_cases
 
-    def ends_epoch(self, step: int) -> bool:
-        """Whether a step is the first at which one epoch more is complete."""
-        return self.epochs_completed(step) > self.epochs_completed(step - 1)
+    def validates(self, step: int) -> bool:
+        """Whether a step is the first at which so many epochs more are complete, or the last."""
+        before, now = (self.epochs_completed(done) for done in (step - 1, step))
+        return now // self.validate_every > before // self.validate_every or now >= self.num_epochs > before
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due after a step."""
-        return self.ends_epoch(step) or bool(self.every_steps and step % self.every_steps == 0)
+        return self.validates(step) or bool(self.every_steps and step % self.every_steps == 0)

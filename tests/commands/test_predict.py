@@ -8,12 +8,13 @@ import pytest
 
 from jaxbrats import commands
 from jaxbrats.commands import predict as command
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.arrays import read_image
 from jaxbrats.data.boxes import CropBox, paste
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.output_folder import OutputFolder
-from jaxbrats.inference.postprocess import Postprocessing, write_postprocessing
+from jaxbrats.inference.postprocess import write_postprocessing
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.locks import locked

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.labels import ED, ET
 from jaxbrats.evaluation.metrics import score_case
-from jaxbrats.inference.postprocess import Postprocessing, postprocess, read_postprocessing
+from jaxbrats.inference.postprocess import postprocess, read_postprocessing
 
 PROGRAM = pathlib.Path(__file__).parents[2] / "experiments" / "tune_postprocess.py"
 
@@ -76,7 +77,7 @@ def test_the_choice_is_written_into_every_run(tune, tiny_run, tmp_path, capsys):
         shutil.copytree(tiny_run, run)
     tune.FLAGS([str(PROGRAM), f"--workdir={runs[0]},{runs[1]}", "--metric=dice", "--least_gain=0", "--workers=1"])
     assert tune.main() == 0
-    chosen = read_postprocessing(runs)
+    chosen = read_postprocessing(dict.fromkeys(runs, Postprocessing()))
     written = json.loads((runs[1] / "postprocess.json").read_text())
     assert written["settings"] == {name: getattr(chosen, name) for name in written["settings"]}
     names = json.loads((tiny_run / "config.json").read_text())["data"]["val"]

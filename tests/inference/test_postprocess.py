@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.labels import ED, ET, NCR
 from jaxbrats.inference.postprocess import (
-    Postprocessing,
     fill_holes,
     postprocess,
     read_postprocessing,
@@ -114,37 +114,39 @@ def test_nothing_there_stays_nothing():
     assert not postprocess(empty(), MM, settings).any()
 
 
-@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "3", None, True])
+@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf")])
 def test_settings_are_volumes(bad):
-    with pytest.raises(InputError, match=r"component_mm3: expected a volume in mm\^3, 0 or more"):
+    with pytest.raises(InputError, match=r"postprocessing.component_mm3 is a volume in mm\^3, 0 or more"):
         Postprocessing(component_mm3=bad)
 
 
 def test_a_run_remembers_what_was_chosen(tmp_path):
     settings = Postprocessing(10, 50, 200.5)
     write_postprocessing(tmp_path, settings, {"metric": "dice"})
-    assert read_postprocessing([tmp_path]) == settings
+    assert read_postprocessing({tmp_path: Postprocessing()}) == settings
     assert json.loads((tmp_path / "postprocess.json").read_text()) == {
         "settings": dataclasses.asdict(settings),
         "chosen_by": {"metric": "dice"},
     }
-    assert read_postprocessing([tmp_path / "untuned"]) == Postprocessing()
+    asked = Postprocessing(enhancing_mm3=7)
+    assert read_postprocessing({tmp_path / "untuned": asked}) == asked
 
 
 def test_an_ensemble_agrees_or_is_refused(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     write_postprocessing(one, Postprocessing(component_mm3=50), {})
     write_postprocessing(two, Postprocessing(component_mm3=50), {})
-    assert read_postprocessing([one, two]).component_mm3 == 50
+    both = dict.fromkeys((one, two), Postprocessing())
+    assert read_postprocessing(both).component_mm3 == 50
     write_postprocessing(two, Postprocessing(component_mm3=100), {})
     with pytest.raises(
         InputError, match=r"two/postprocess.json: .* component_mm3 = 100, .* here, .* component_mm3 = 50"
     ):
-        read_postprocessing([one, two])
+        read_postprocessing(both)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}}', '{"settings": {"hole_mm3": -1}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}}', '{"settings": {"hole_mm3": "3"}}'])
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "postprocess.json").write_text(text)
     with pytest.raises(InputError, match=r"postprocess\.json"):
-        read_postprocessing([tmp_path])
+        read_postprocessing({tmp_path: Postprocessing()})

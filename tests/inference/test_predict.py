@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.boxes import CropBox, crop, paste
 from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR
 from jaxbrats.data.names import LONGEST_CASE_NAME
@@ -14,7 +15,6 @@ from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.inference import patient as module
 from jaxbrats.inference import predict as prediction
-from jaxbrats.inference.postprocess import Postprocessing
 from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.sliding_window import predict_probabilities
 from jaxbrats.model.heads import LABELS

@@ -55,6 +55,28 @@ def test_the_same_as_predict_and_score(run, tiny_cohort, tmp_path):
         np.testing.assert_array_equal(np.asarray(mine.dataobj), np.asarray(predicted.dataobj))
 
 
+def test_the_settings_say_how_both_predict(run, tiny_cohort, tmp_path):
+    def predicted(name, **settings):
+        record = json.loads((run / "config.json").read_text())
+        record["settings"] |= settings
+        (run / "config.json").write_text(json.dumps(record))
+        evaluate_run(run)
+        case = read_record(run).split.val[0]
+        out = tmp_path / name
+        assert commands.run(["predict", f"--workdir={run}", f"--input={tiny_cohort / case}", f"--output={out}"]) == 0
+        mine, predicted = (
+            np.asarray(nib.load(folder / f"{case}.nii.gz").dataobj) for folder in (run / "predictions", out)
+        )
+        np.testing.assert_array_equal(mine, predicted)
+        return mine, json.loads((out / "predictions.json").read_text())["options"]
+
+    plain, _ = predicted("plain")
+    mirrored, options = predicted("mirrored", inference={"overlap": 0.25, "mirror": True})
+    assert (plain != mirrored).any() and (options["mirror"], options["overlap"]) == (True, 0.25)
+    removed, options = predicted("removed", postprocessing={"component_mm3": 1e9})
+    assert plain.any() and not removed.any() and options["postprocess"]["component_mm3"] == 1e9
+
+
 def test_what_was_scored_is_read_again(run, tiny_cohort):
     evaluate_run(run)
     cases, problems = scored_by(read_record(run))
