@@ -129,6 +129,13 @@ def test_the_patch_shrinks_then_activations_are_computed_again(counted, memory, 
     assert len(counted) <= 12
 
 
+def test_a_device_where_it_saves_nothing_computes_nothing_again(counted, monkeypatch):
+    monkeypatch.setattr(proposal, "step_memory", lambda settings, mesh: 600 * 2 * int(np.prod(settings.data.patch)))
+    found = propose(FACTS, int(0.9 * GB))
+    assert found.settings["data.patch"] == (80, 80, 96)
+    assert "remat" not in found.settings
+
+
 def test_each_number_has_its_reason(counted, tmp_path):
     facts = dataclasses.replace(FACTS, frame=Frame("LPS", (1.0, 1.0, 5.0)), boxes=((138, 173, 28),) * 100)
     found = propose(facts, int(0.5 * GB))

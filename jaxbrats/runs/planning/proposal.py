@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -64,8 +64,9 @@ class Proposal:
 def propose(facts: Facts, memory: int) -> Proposal:
     """Compiles training steps for the first device there is, nothing allocated on it, until the largest is found.
 
-    Patches shrink from the brain's box to half of it; where that does not fit either, activations are computed again
-    and patches shrink from the whole box once more. A whole box that fits gets a larger batch.
+    Patches shrink from the brain's box to half of it; where that does not fit either, activations are computed again,
+    if that saves memory on this device, and patches shrink from the whole box to a quarter. A whole box that fits gets
+    a larger batch.
 
     Args:
         facts: From `measure`.
@@ -91,15 +92,18 @@ def propose(facts: Facts, memory: int) -> Proposal:
     def fits(candidate: Candidate) -> bool:
         return account(candidate)[1] <= limit
 
-    plain, remat = _candidates(facts, False, SHARE_BEFORE_REMAT), _candidates(facts, True, LEAST_SHARE)
-    if not remat:
+    plain = _candidates(facts, False, SHARE_BEFORE_REMAT)
+    if not plain:
         problem = f"expected brains of 8 voxels along an axis or more, found {shape_text(facts.box)} in the median case"
         raise InputError(problem, file=facts.raw_dir, hint="Are these images of the whole brain?")
-    # Each list goes from what needs the most memory to what needs the least, so that bisection finds the first to fit.
-    fitting = plain[bisect.bisect_left(plain, True, key=fits) :] or remat[bisect.bisect_left(remat, True, key=fits) :]
-    if not fitting:
-        raise _too_little(memory, remat[-1], account(remat[-1])[1])
-    best = fitting[0]
+    best = _first_fitting(plain, fits)
+    if best is None:
+        # Not on every device does it: XLA's programs for CPUs were found to take more.
+        remat = account(plain[-1]._replace(remat=True)) < account(plain[-1])
+        smaller = _candidates(facts, remat, LEAST_SHARE)
+        best = _first_fitting(smaller, fits)
+        if best is None:
+            raise _too_little(memory, smaller[-1], account(smaller[-1])[1])
     if best == plain[0]:
         larger = best._replace(batch_size=2 * best.batch_size)
         while larger.batch_size <= MOST_OF_CASES * len(facts.boxes) and fits(larger):
@@ -160,6 +164,12 @@ def shape_text(size: Size) -> str:
 def _candidates(facts: Facts, remat: bool, least_share: float) -> list[Candidate]:
     topologies = shrinking(facts.frame.spacing_mm, facts.box, len(FEATURES), least_share)
     return [Candidate(topology, remat, SMALLEST_BATCH) for topology in topologies]
+
+
+def _first_fitting(candidates: list[Candidate], fits: Callable[[Candidate], bool]) -> Candidate | None:
+    """By bisection, for which each has to need less memory than the one before."""
+    first = bisect.bisect_left(candidates, True, key=fits)
+    return candidates[first] if first < len(candidates) else None
 
 
 def _batch_bytes(settings: Settings) -> int:
