@@ -4,10 +4,10 @@
     python -m jaxbrats.main --config=configs/planned.py
 
 Reads every file, as `jaxbrats check` does: modalities that all cases have, voxel sizes, brains and tumours. Training
-steps are then compiled for the first device there is (some seconds to a minute each, nothing is allocated on it), from
-a patch of the whole brain down, until one needs no more than JAX may take of --memory by XLA's own account. Another
-platform's program takes another amount, so plan on the machine that will train. The file says why each number is what
-it is; change it as you like.
+steps are then compiled for the first device there is (some seconds to a minute each; none is run), from a patch of the
+whole brain down, until one needs no more than JAX may take of --memory by XLA's own account. Another platform's program
+takes another amount, so plan on the machine that will train. The file says why each number is what it is; change it as
+you like.
 """
 
 import pathlib

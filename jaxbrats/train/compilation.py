@@ -1,4 +1,4 @@
-"""The training step of a run's settings, compiled ahead; and what memory it would take, with nothing allocated."""
+"""The training step of a run's settings, compiled ahead; and what memory it would take."""
 
 import jax
 
@@ -43,7 +43,7 @@ def compile_step(
 def step_memory(settings: Settings, mesh: jax.sharding.Mesh) -> int:
     """Bytes of each device's memory that a training step takes, by XLA's account of the compiled program.
 
-    Compiles for the mesh's devices and allocates nothing on them.
+    Compiles for the mesh's devices; neither state nor batch is made.
     """
     total_steps = 1000  # only a constant of the program depends on it
     optimizer = make_optimizer(settings.learning_rate, settings.schedule, total_steps, settings.optimizer)

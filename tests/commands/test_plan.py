@@ -137,12 +137,15 @@ def test_a_device_where_it_saves_nothing_computes_nothing_again(counted, monkeyp
 
 
 def test_each_number_has_its_reason(counted, tmp_path):
-    facts = dataclasses.replace(FACTS, frame=Frame("LPS", (1.0, 1.0, 5.0)), boxes=((138, 173, 28),) * 100)
+    folder = pathlib.Path('/data/a """ \\ b\n')  # a name may hold anything
+    thick = Frame("LPS", (1.0, 1.0, 5.0))
+    facts = dataclasses.replace(FACTS, raw_dir=folder, frame=thick, boxes=((138, 173, 28),) * 100)
     found = propose(facts, int(0.5 * GB))
     out = tmp_path / "planned.py"
-    out.write_text(config_text(facts, found, str(out), "500MB"))
+    out.write_text(config_text(facts, found, "planned.py", "500MB"))
     settings = from_config(load_config(out))
     assert settings in counted
+    assert settings.data.raw_dir == str(folder)
     assert settings.model.strides[:2] == ((2, 2, 1), (2, 2, 1))
     assert settings.model.kernels[:3] == ((3, 3, 1), (3, 3, 1), (3, 3, 3))
     text = out.read_text()

@@ -62,7 +62,7 @@ class Proposal:
 
 
 def propose(facts: Facts, memory: int) -> Proposal:
-    """Compiles training steps for the first device there is, nothing allocated on it, until the largest is found.
+    """Compiles training steps for the first device there is, running none, until the largest is found.
 
     Patches shrink from the brain's box to half of it; where that does not fit either, activations are computed again,
     if that saves memory on this device, and patches shrink from the whole box to a quarter. A whole box that fits gets

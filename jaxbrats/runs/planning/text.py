@@ -5,6 +5,7 @@ import textwrap
 from jaxbrats.runs.planning.facts import Facts
 from jaxbrats.runs.planning.proposal import FEATURES, GIB, MOST_OF_CASES, SMALLEST_BATCH, Proposal, shape_text
 from jaxbrats.runs.planning.topology import COARSE, LEAST_EDGE
+from jaxbrats.system.errors import printable
 from jaxbrats.train.loop import PREFETCH
 
 _WIDTH = 116
@@ -30,7 +31,7 @@ def config_text(facts: Facts, proposal: Proposal, name: str, memory: str) -> str
 
 
 def _docstring(facts: Facts, proposal: Proposal, name: str, memory: str) -> str:
-    asked = f"jaxbrats plan --raw={facts.raw_dir} --memory={memory}"
+    asked = f"jaxbrats plan --raw={facts.raw_dir} --memory={memory} --out={name}"
     account = (
         f"Compiled for a {proposal.platform.upper()} ({proposal.device}). By XLA's account of that program a training "
         f"step takes {proposal.step_bytes / GIB:.2f} GiB ({proposal.step_bytes:,} bytes), and "
@@ -40,12 +41,13 @@ def _docstring(facts: Facts, proposal: Proposal, name: str, memory: str) -> str:
     )
     recipe = (
         "What is not named here, such as augmentation, loss, learning rate and number of epochs, is at its default: it "
-        "does not follow from the cohort. Expect no score yet: this is a plan, nothing was trained."
+        "does not follow from the cohort."
     )
+    expect = "Expect no score yet: this is a plan, nothing was trained."
     opening = f"A plan for {len(facts.boxes)} of {facts.found} cases of {facts.raw_dir.name}, in {memory} of memory."
-    paragraphs = ["\n".join(textwrap.wrap(text, 120, break_long_words=False)) for text in (account, recipe)]
+    paragraphs = ["\n".join(textwrap.wrap(text, 120, break_long_words=False)) for text in (account, recipe, expect)]
     command = f"    python -m jaxbrats.main --config={name}"
-    text = "\n\n".join([opening, command, f"Written by:\n\n    {asked}", *paragraphs])
+    text = "\n\n".join([printable(opening), printable(command), "Written by:", f"    {printable(asked)}", *paragraphs])
     escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return f'"""{escaped}\n"""'
 
