@@ -30,19 +30,18 @@ def test_every_config_loads_and_tells_what_it_is_for(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_states_only_what_it_changes(path):
     """Apart from the notebook's recipe, which spells out the defaults."""
+    default = config.default()
     assigned = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assign)]
     stated = {ast.unparse(node.targets[0]): node.value for node in assigned}
     start = stated.pop("settings")
-    if start.func.attr == "default":
-        first = config.default()
-    else:
-        assert start.func.attr == "load_config"
-        first = load_config(path.with_name(ast.literal_eval(start.args[0].args[0])))
+    if start.func.attr == "load_config":
+        (base,) = (node.value for node in ast.walk(start) if isinstance(node, ast.Constant))
+        default = load_config(path.with_name(base))
     for name, value in stated.items():
-        before = first
+        before = default
         for part in name.split(".")[1:]:
             before = getattr(before, part)
-        before = before.to_dict() if isinstance(before, type(first)) else before
+        before = before.to_dict() if isinstance(before, type(default)) else before
         assert (ast.literal_eval(value) == before) == (path.stem == "unet3d"), name
 
 
