@@ -158,7 +158,18 @@ def test_each_number_has_its_reason(counted, tmp_path):
         assert reason in " ".join(text.replace("\n    #", " ").split())
     assert max(map(len, text.splitlines())) <= 120
     stated = [number for number, line in enumerate(text.splitlines()) if line.startswith("    settings.")]
-    assert all(text.splitlines()[number - 1].startswith("    # ") for number in stated)
+    recipe = sum(f"settings.{name} = " in text for name in proposal.RECIPE)
+    assert recipe == len(proposal.RECIPE)
+    assert sum(text.splitlines()[number - 1].startswith("    # ") for number in stated) == len(stated) - recipe + 2
+
+
+def test_the_recipe_is_that_of_the_config_for_real_cohorts():
+    settings = load_config("configs/brats.py").to_dict()
+    for name, value in proposal.RECIPE.items():
+        found = settings
+        for part in name.split("."):
+            found = found[part]
+        assert found == value, name
 
 
 def test_a_device_that_is_too_small_is_told(counted):

@@ -3,7 +3,15 @@
 import textwrap
 
 from jaxbrats.runs.planning.facts import Facts
-from jaxbrats.runs.planning.proposal import FEATURES, GIB, MOST_OF_CASES, SMALLEST_BATCH, Proposal, shape_text
+from jaxbrats.runs.planning.proposal import (
+    FEATURES,
+    GIB,
+    MOST_OF_CASES,
+    RECIPE,
+    SMALLEST_BATCH,
+    Proposal,
+    shape_text,
+)
 from jaxbrats.runs.planning.topology import COARSE, LEAST_EDGE
 from jaxbrats.system.errors import printable
 from jaxbrats.train.loop import PREFETCH
@@ -25,7 +33,8 @@ def config_text(facts: Facts, proposal: Proposal, name: str, memory: str) -> str
     lines += ["from jaxbrats import config", "", "", "def get_config() -> ConfigDict:"]
     lines += ['    """What differs from the defaults, and why."""', "    settings = config.default()"]
     for setting, value in proposal.settings.items():
-        lines += textwrap.wrap(reasons[setting], _WIDTH, initial_indent="    # ", subsequent_indent="    # ")
+        reason = reasons.get(setting, "")
+        lines += textwrap.wrap(reason, _WIDTH, initial_indent="    # ", subsequent_indent="    # ")
         lines.append(f"    settings.{setting} = {value!r}")
     return "\n".join([*lines, "    return settings", ""])
 
@@ -40,8 +49,8 @@ def _docstring(facts: Facts, proposal: Proposal, name: str, memory: str) -> str:
         "takes another amount: plan on the machine that will train. Training prints what its own step takes."
     )
     recipe = (
-        "What is not named here, such as augmentation, loss, learning rate and number of epochs, is at its default: it "
-        "does not follow from the cohort."
+        "What does not follow from the cohort is the recipe of configs/brats.py, at the end. The number of epochs is "
+        "the default: give it the time you have."
     )
     expect = "Expect no score yet: this is a plan, nothing was trained."
     opening = f"A plan for {len(facts.boxes)} of {facts.found} cases of {facts.raw_dir.name}, in {memory} of memory."
@@ -73,14 +82,15 @@ def _reasons(facts: Facts, proposal: Proposal) -> dict[str, str]:
         + uneven,
         "data.crop": f"The box of the brain, {voxels} in the median case, the longest side {largest}: what lies beyond "
         "it is 0.",
-        "data.normalization": "MR images have no unit: each brain gets mean 0 and standard deviation 1.",
+        # The first of the recipe's lines; the others have no reason of their own but one.
+        next(iter(RECIPE)): "The recipe of configs/brats.py, nnU-Net's but for the optimiser. MR images have no unit: "
+        "each brain gets mean 0 and standard deviation 1.",
         "data.min_tumour": f"No case is left out for a small tumour. They take {min(facts.tumours):.2%} to "
         f"{max(facts.tumours):.2%} of the brain's box; in {small} of {cases} cases less than the default's 1 %.",
         "data.patch": _patch_reason(facts, proposal),
         "model.features": f"nnU-Net's channels, in as many levels as leave the deepest {LEAST_EDGE} voxels along each "
         f"axis that was halved; {len(FEATURES)} at most.",
-        "model.norm": f"Of each case apart, because batches of {batch_size} say little about the others.",
-        "model.dropout": "None, as in nnU-Net.",
+        "model.deep_supervision": "The loss is taken at the decoder's smaller levels too, as in nnU-Net.",
         "model.strides": f"An axis is halved only while its voxels are less than {COARSE} times as large as the "
         f"smallest and {LEAST_EDGE} voxels are left.",
         "model.kernels": f"No convolution along an axis whose voxels are {COARSE} times as large as the smallest or "
