@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,9 +27,7 @@ from jaxbrats.train.logs import read_metrics
 def start(tmp_path, *arguments):
     """A process of its own, with one device, that shares the tests' compiled programs."""
     environment = os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1",  # the last counts
         "PYTHONPATH": str(pathlib.Path(main.__file__).parents[1]),
     }
     with (tmp_path / "output.txt").open("w") as output:
@@ -46,11 +43,15 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.002)
 
 
+# One program for both tests, whatever the number of epochs.
+SINGLE = ("--config.conv=auto", "--config.schedule=constant")
+
+
 @pytest.mark.slow
 def test_signals_and_kills_change_nothing(tiny_run, tiny_config, tmp_path):
     """SIGTERM, SIGINT and SIGKILL, the last while a checkpoint is written: the run ends as one that was left alone."""
     workdir, output = tmp_path / "run", tmp_path / "output.txt"
-    settings = [f"--config={tiny_config}", f"--config.data.dir={tiny_run / 'data'}", "--config.conv=auto"]
+    settings = [f"--config={tiny_config}", f"--config.data.dir={tiny_run / 'data'}", *SINGLE]
     arguments = [*settings, f"--workdir={workdir}"]
     for number, name, code in ((signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "SIGINT", 130)):
         before = len(read_metrics(workdir))
@@ -79,7 +80,7 @@ def test_one_cpu_and_one_device(tiny_cohort, tiny_config, tmp_path):
     """A fresh run with threads that read, and its resuming, where all threads share one CPU."""
     before = os.sched_getaffinity(0)
     arguments = [f"--config={tiny_config}", f"--config.data.raw_dir={tiny_cohort}", f"--workdir={tmp_path / 'run'}"]
-    arguments += ["--config.conv=auto", "--config.data.workers=0"]
+    arguments += [*SINGLE, "--config.data.workers=0"]
     os.sched_setaffinity(0, {min(before)})  # processes that it starts inherit it
     try:
         for epochs, line in (("1", "validation cases from"), ("2", "going on after step 3 of 6")):

@@ -143,7 +143,7 @@ def test_each_transform_comes_as_often_as_its_probability_says():
         probability = getattr(settings, name)
         share(applied.any(1), probability * (1 - (1 - transform.share) ** 3))
         share(np.asarray(applied)[np.asarray(applied).any(1)], {1.0: 1 - 1e-9, 0.5: 4 / 7}[transform.share], 400)
-    drawn = jax.vmap(lambda key: draw_deformation(settings, jax.random.split(key, 4)))(many)
+    drawn = jax.jit(jax.vmap(lambda key: draw_deformation(settings, jax.random.split(key, 4))))(many)
     share(drawn.drawn, 1 - 0.8 * 0.8 * 0.7)
     share((drawn.angles != 0).all(1), 0.2)
     share(drawn.scale != 1, 0.2)
@@ -173,14 +173,14 @@ def test_strengths_are_distributed_as_the_ranges_say():
     assert abs(np.corrcoef(exponents.T)[0, 1]) < 0.15  # each channel its own
     lost = strengths("modality_dropout").sum(1)
     assert set(lost) == {1, 2} and abs((lost == 1).mean() - 0.5) < 0.07
-    drawn = jax.vmap(lambda key: draw_deformation(ALWAYS, jax.random.split(key, 4)))(many)
+    drawn = jax.jit(jax.vmap(lambda key: draw_deformation(ALWAYS, jax.random.split(key, 4))))(many)
     uniform(np.rad2deg(drawn.angles), -30, 30)
     uniform(np.asarray(drawn.scale), 0.7, 1.4)
     uniform(np.asarray(drawn.displacement), 0, 0.1)
 
 
 def test_a_single_channel_is_never_lost():
-    lost = jax.vmap(lambda key: draw(ALWAYS, "modality_dropout", jax.random.split(key, 4))[1])(keys(0, 50))
+    lost = jax.jit(jax.vmap(lambda key: draw(ALWAYS, "modality_dropout", jax.random.split(key, 4))[1]))(keys(0, 50))
     assert not lost.any()
 
 

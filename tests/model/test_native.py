@@ -5,10 +5,18 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+
+# Stands for the compiler: the first time it compiles, after that it gives what the compiler made of the same code.
+ONCE = """#!/bin/sh
+for made; do :; done
+[ -e {kept} ] || {{ {compiler} "$@" && cp "$made" {kept}.$$ && mv {kept}.$$ {kept}; }} || exit
+cp {kept} "$made"
+"""
 
 CONVOLVE = """
 import logging, sys, jax, numpy as np
@@ -20,6 +28,17 @@ y = jax.jit(conv.conv3d)(x, kernel)
 assert float(abs(y[0, 1:-1, 1:-1, 1:-1] - 27).max()) < 1e-3
 print(registered, conv.describe("auto")["conv"])
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One run of the compiler for all tests, since they are of what is done with what it makes."""
+    folder = tmp_path_factory.mktemp("compiler")
+    (folder / "c++").write_text(ONCE.format(compiler=shutil.which("c++"), kept=folder / "library.so"))
+    (folder / "c++").chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        yield
 
 
 def environment(home: pathlib.Path, **changes: str) -> dict[str, str]:

@@ -66,7 +66,8 @@ def free_port():
 
 
 def start(program, *arguments, **environment):
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"  # the last counts
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         env=os.environ | settings | environment,
@@ -190,11 +191,11 @@ def test_two_processes_train_as_one_and_checkpoints_move_between_layouts(
             "--config.num_epochs=6",
             f"--config.mesh.space={space}",
         ]
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla"), "TEST_HANG_AT": hang_at}
+        hang = {"TEST_HANG_AT": hang_at}
         if environment is not None:
-            return [start(TRAIN, *flags, **cache, **environment(process, port)) for process in range(2)]
+            return [start(TRAIN, *flags, **hang, **environment(process, port)) for process in range(2)]
         flags += [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
-        return [start(TRAIN, *flags, f"--process={process}", **cache) for process in range(2)]
+        return [start(TRAIN, *flags, f"--process={process}", **hang) for process in range(2)]
 
     reference, run = tmp_path / "reference", tmp_path / "run"
     for folder in (reference, run):
