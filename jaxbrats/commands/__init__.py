@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train (and preprocess, evaluate, draw) as a config file says",
     "evaluate": "score a checkpoint on the validation cases",
     "predict": "segment patients' NIfTI files with a trained run",
+    "export": "write a run's network as one file, for others to predict with",
     "score": "score segmentations against references, as the BraTS challenge does",
     "report": "write a run's report, to be opened in a browser",
 }

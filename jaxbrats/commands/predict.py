@@ -2,6 +2,7 @@
 
     jaxbrats predict --workdir=runs/unet3d --input=BraTS-GLI-00001-000 --output=predictions
     jaxbrats predict --workdir=runs/fold0,runs/fold1 --input=cohort --output=predictions --mirror
+    jaxbrats predict --model=demo --input=BraTS-GLI-00001-000 --output=predictions
 
 The input is one case's folder or a cohort in any form that `jaxbrats preprocess` takes; segmentations are not needed.
 Each case is prepared as the run's own were: normalised, turned to their orientation and resampled to their spacing
@@ -26,29 +27,33 @@ from tqdm import tqdm
 
 from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.config import typed
-from jaxbrats.config.inference import Inference, Postprocessing
+from jaxbrats.config.inference import Postprocessing
+from jaxbrats.config.model import Model
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.raw.cases import find_cases
-from jaxbrats.inference.network import load_ensemble
+from jaxbrats.inference.exported import read_model
+from jaxbrats.inference.network import Network, check_ensemble
 from jaxbrats.inference.output_folder import made_by, open_output
 from jaxbrats.inference.patient import MODES
-from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.inference.predict import Segmentation, output_names, predict_cases
 from jaxbrats.inference.predictor import Predictor
-from jaxbrats.model.heads import RegionsHead
+from jaxbrats.model.heads import Head, RegionsHead
 from jaxbrats.report.overlays import plot_overlay
-from jaxbrats.runs.record import RunRecord, read_record
+from jaxbrats.runs.networks import run_network
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import disk_error
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_list(
-    "workdir",
+    "workdir", None, "The run's folder; the predictions of several, RUN,RUN, are averaged.", flag_values=FLAGS
+)
+_MODEL = flags.DEFINE_list(
+    "model",
     None,
-    "The run's folder; the predictions of several, RUN,RUN, are averaged.",
-    required=True,
+    "In the place of a run: demo, which comes with the package, or a file that jaxbrats export wrote, or several.",
     flag_values=FLAGS,
 )
+flags.mark_flags_as_mutual_exclusive(["workdir", "model"], required=True, flag_values=FLAGS)
 _INPUT = flags.DEFINE_string("input", None, "Folder of a case or of a cohort.", required=True, flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the segmentations.", required=True, flag_values=FLAGS)
 _STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a step's number.", flag_values=FLAGS)
@@ -111,14 +116,8 @@ _CONVENTION = flags.DEFINE_enum(
 def main() -> int:
     """Predicts and prints how many cases were segmented; 1 if one could not be."""
     prepare_jax()
-    workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
-    records = [(workdir, read_record(workdir)) for workdir in workdirs]
-    runs = [(workdir, _with_thresholds(record.settings), record.frame) for workdir, record in records]
-    networks = load_ensemble(runs, _STEP.value)
-    settings = networks[0].preprocessing
-    asked = {workdir: record.settings.postprocessing for workdir, record in records}
-    postprocessing = read_postprocessing(asked) if _POSTPROCESS.value else Postprocessing()
-    inference = _inference(records)
+    networks = _networks()
+    settings, inference, postprocessing = networks[0].preprocessing, networks[0].inference, networks[0].postprocessing
     maps = [name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value]
     options = {
         "mode": _MODE.value,
@@ -170,31 +169,39 @@ def main() -> int:
     return 1 if problems or without_picture else 0
 
 
-def _inference(records: Sequence[tuple[pathlib.Path, RunRecord]]) -> Inference:
-    """How the network is applied: as the flags say, else as the settings of the runs do.
+def _networks() -> list[Network]:
+    """What predicts, with what the flags say in the place of what their settings do.
 
     Raises:
-        InputError: the runs of an ensemble ask for different things, and the flags do not decide.
+        InputError: they cannot be read or do not go together.
     """
+    networks = [run_network(pathlib.Path(workdir), _STEP.value) for workdir in _WORKDIR.value or []]
+    networks += [read_model(name) for name in _MODEL.value or []]
     given = {"overlap": _OVERLAP.value, "mirror": _MIRROR.value}
     given = {name: value for name, value in given.items() if value is not None}
-    first, *others = ((workdir, dataclasses.replace(record.settings.inference, **given)) for workdir, record in records)
-    for workdir, inference in others:
-        if inference != first[1]:
-            raise InputError(
-                f"an ensemble needs runs that predict alike: {inference} here, {first[1]} in {first[0]}",
-                file=workdir,
-                hint="Give --overlap and --mirror",
-            )
-    return first[1]
+    networks = [
+        dataclasses.replace(
+            network,
+            head=_with_thresholds(network.head),
+            inference=dataclasses.replace(network.inference, **given),
+            postprocessing=network.postprocessing if _POSTPROCESS.value else Postprocessing(),
+        )
+        for network in networks
+    ]
+    check_ensemble(networks)
+    return networks
 
 
-def _with_thresholds(settings: Settings) -> Settings:
-    """A run's settings with the thresholds asked for."""
+def _with_thresholds(head: Head) -> Head:
+    """A network's head with the thresholds asked for."""
     if _THRESHOLDS.value is None:
-        return settings
-    thresholds = typed.read(typed.type_of(Settings, "model.thresholds"), _THRESHOLDS.value, "--thresholds")
-    return dataclasses.replace(settings, model=dataclasses.replace(settings.model, thresholds=thresholds))
+        return head
+    kind = typed.type_of(Settings, "model.thresholds")
+    model = Model(
+        head="regions" if isinstance(head, RegionsHead) else "labels",
+        thresholds=typed.read(kind, _THRESHOLDS.value, "--thresholds"),
+    )
+    return RegionsHead(model.thresholds)
 
 
 def _draw(result: Segmentation, folder: pathlib.Path, modalities: Sequence[str]) -> InputError | None:

@@ -73,19 +73,29 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
         InputError: no such checkpoint, or one that cannot be read.
     """
     workdir = pathlib.Path(workdir)
-    model = make_model(settings)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), smallest_image(model, len(settings.data.modalities)))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
+        {"batch_stats": {}} | shapes_of(settings),
     )
     number, variables = checkpoints.load_variables(workdir, step, like)
+    return network_of(settings, frame, workdir, number, variables)
+
+
+def shapes_of(settings: Settings) -> dict[str, Any]:
+    """Shapes and types of a network's variables: 'params' and, where there are any, 'batch_stats'."""
+    model = make_model(settings)
+    image = smallest_image(model, len(settings.data.modalities))
+    return dict(jax.eval_shape(model.init, jax.random.key(0), image))
+
+
+def network_of(settings: Settings, frame: Frame | None, workdir: pathlib.Path, step: int, variables: Any) -> Network:
+    """A network of a run's settings with these variables; the other arguments as the attributes of `Network`."""
     return Network(
         workdir,
-        number,
+        step,
         Preprocessing.of(settings.data),
-        model,
+        make_model(settings),
         variables,
         settings.data.window,
         frame,
@@ -96,27 +106,22 @@ def load_network(workdir: str | pathlib.Path, settings: Settings, frame: Frame |
     )
 
 
-def load_ensemble(
-    runs: Sequence[tuple[str | pathlib.Path, Settings, Frame | None]], step: str = "best"
-) -> list[Network]:
-    """Reads several runs' networks, which must share head, preprocessing and the frame of their training cases.
-
-    Args:
-        runs: Folder, settings and frame of each run, as `load_network` takes them.
-        step: 'best', 'latest' or a step's number.
+def check_ensemble(networks: Sequence[Network]) -> None:
+    """Refuses networks whose predictions cannot be averaged.
 
     Raises:
-        InputError: as `load_network`, or runs that were preprocessed differently or whose outputs mean something else.
+        InputError: they differ in head, preprocessing, the frame of their training cases, or how they are applied.
     """
-    networks = [load_network(*run, step) for run in runs]
     for network in networks[1:]:
-        if network.head != networks[0].head:
-            raise InputError(
-                f"an ensemble needs runs with one head: it is {network.head} here and {networks[0].head} in "
-                f"{networks[0].workdir}",
-                file=network.workdir,
-                hint="Predict with each run by itself, or give --thresholds for all where nothing else differs",
-            )
+        for what, hint in (
+            ("head", "Predict with each by itself, or give --thresholds for all where nothing else differs"),
+            ("inference", "Give --overlap and --mirror, which then are for all"),
+            ("postprocessing", "Tune them together with experiments/tune_postprocess.py, or give --nopostprocess"),
+        ):
+            here, first = getattr(network, what), getattr(networks[0], what)
+            if here != first:
+                problem = f"an ensemble needs networks with one {what}: it is {here} here and {first} in "
+                raise InputError(problem + str(networks[0].workdir), file=network.workdir, hint=hint)
         first, other = _prepared(networks[0]), _prepared(network)
         different = [name for name in first if first[name] != other[name]]
         if networks[0].frame and network.frame and networks[0].frame.is_like(network.frame):
@@ -124,12 +129,11 @@ def load_ensemble(
         if different:
             name = different[0]
             raise InputError(
-                f"an ensemble needs runs preprocessed alike: {name} is {other[name]} here and {first[name]} in "
-                f"{networks[0].workdir}",
+                f"an ensemble needs networks of cases preprocessed alike: {name} is {other[name]} here and "
+                f"{first[name]} in {networks[0].workdir}",
                 file=network.workdir,
-                hint="Predict with each run by itself",
+                hint="Predict with each by itself",
             )
-    return networks
 
 
 def _prepared(network: Network) -> dict[str, Any]:

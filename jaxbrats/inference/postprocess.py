@@ -131,30 +131,12 @@ def write_postprocessing(workdir: pathlib.Path, settings: Postprocessing, chosen
     write_json(workdir / _NAME, {"settings": dataclasses.asdict(settings), "chosen_by": dict(chosen_by)})
 
 
-def read_postprocessing(runs: Mapping[pathlib.Path, Postprocessing]) -> Postprocessing:
-    """What was chosen for a run, or for several that make an ensemble.
-
-    Args:
-        runs: Folder of each run -> what its settings ask for, where nothing was tuned.
+def read_postprocessing(workdir: pathlib.Path, default: Postprocessing) -> Postprocessing:
+    """What a run was tuned for; `default` where it was not.
 
     Raises:
-        InputError: a file is damaged, or runs of an ensemble ask for different things.
+        InputError: the file is damaged.
     """
-    workdirs, found = list(runs), [_read(workdir, default) for workdir, default in runs.items()]
-    for workdir, settings in zip(workdirs, found, strict=True):
-        if settings != found[0]:
-            asked = [
-                ", ".join(f"{k} = {v:g}" for k, v in dataclasses.asdict(one).items()) for one in (settings, found[0])
-            ]
-            raise InputError(
-                f"an ensemble needs runs with the same postprocessing: {asked[0]} here, {asked[1]} in {workdirs[0]}",
-                file=workdir / _NAME,
-                hint="Tune the runs together with experiments/tune_postprocess.py, or give --nopostprocess",
-            )
-    return found[0]
-
-
-def _read(workdir: pathlib.Path, default: Postprocessing) -> Postprocessing:
     path = workdir / _NAME
     if not path.exists():
         return default

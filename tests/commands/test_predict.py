@@ -88,7 +88,7 @@ def test_what_the_run_was_tuned_for_is_done(tiny_run, tiny_cohort, tmp_path, cap
     assert not voxels(tmp_path / "tuned" / f"{case.name}.nii.gz").any()
     assert voxels(tmp_path / "plain" / f"{case.name}.nii.gz").any()
     assert predict(f"{run},{tiny_run}", case, tmp_path / "both") == 1
-    assert "an ensemble needs runs with the same postprocessing" in capsys.readouterr().err
+    assert "an ensemble needs networks with one postprocessing" in capsys.readouterr().err
 
 
 def test_one_case_without_segmentation_and_the_2021_numbers(tiny_run, tiny_cohort, tmp_path):

@@ -77,7 +77,8 @@ def test_the_choice_is_written_into_every_run(tune, tiny_run, tmp_path, capsys):
         shutil.copytree(tiny_run, run)
     tune.FLAGS([str(PROGRAM), f"--workdir={runs[0]},{runs[1]}", "--metric=dice", "--least_gain=0", "--workers=1"])
     assert tune.main() == 0
-    chosen = read_postprocessing(dict.fromkeys(runs, Postprocessing()))
+    chosen, other = (read_postprocessing(run, Postprocessing(1, 2, 3)) for run in runs)
+    assert chosen == other
     written = json.loads((runs[1] / "postprocess.json").read_text())
     assert written["settings"] == {name: getattr(chosen, name) for name in written["settings"]}
     names = json.loads((tiny_run / "config.json").read_text())["data"]["val"]

@@ -25,8 +25,9 @@ def load_network(run, step="best"):
 
 
 def load_ensemble(runs):
-    records = [(run, read_record(run)) for run in runs]
-    return module.load_ensemble([(run, record.settings, record.frame) for run, record in records])
+    networks = [load_network(run) for run in runs]
+    module.check_ensemble(networks)
+    return networks
 
 
 @pytest.fixture(scope="module")

@@ -123,30 +123,17 @@ def test_settings_are_volumes(bad):
 def test_a_run_remembers_what_was_chosen(tmp_path):
     settings = Postprocessing(10, 50, 200.5)
     write_postprocessing(tmp_path, settings, {"metric": "dice"})
-    assert read_postprocessing({tmp_path: Postprocessing()}) == settings
+    assert read_postprocessing(tmp_path, Postprocessing()) == settings
     assert json.loads((tmp_path / "postprocess.json").read_text()) == {
         "settings": dataclasses.asdict(settings),
         "chosen_by": {"metric": "dice"},
     }
     asked = Postprocessing(enhancing_mm3=7)
-    assert read_postprocessing({tmp_path / "untuned": asked}) == asked
-
-
-def test_an_ensemble_agrees_or_is_refused(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    write_postprocessing(one, Postprocessing(component_mm3=50), {})
-    write_postprocessing(two, Postprocessing(component_mm3=50), {})
-    both = dict.fromkeys((one, two), Postprocessing())
-    assert read_postprocessing(both).component_mm3 == 50
-    write_postprocessing(two, Postprocessing(component_mm3=100), {})
-    with pytest.raises(
-        InputError, match=r"two/postprocess.json: .* component_mm3 = 100, .* here, .* component_mm3 = 50"
-    ):
-        read_postprocessing(both)
+    assert read_postprocessing(tmp_path / "untuned", asked) == asked
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}}', '{"settings": {"hole_mm3": "3"}}'])
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "postprocess.json").write_text(text)
     with pytest.raises(InputError, match=r"postprocess\.json"):
-        read_postprocessing({tmp_path: Postprocessing()})
+        read_postprocessing(tmp_path, Postprocessing())

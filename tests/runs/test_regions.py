@@ -93,7 +93,7 @@ def test_it_predicts_with_maps_and_other_thresholds(run, tiny_cohort, tmp_path):
 def test_what_does_not_go_together_is_refused_in_a_line(run, tiny_run, tiny_cohort, tmp_path, capsys):
     case = min(tiny_cohort.iterdir())
     for runs, options, message in (
-        (f"{tiny_run},{run}", (), "an ensemble needs runs with one head: it is RegionsHead"),
+        (f"{tiny_run},{run}", (), "an ensemble needs networks with one head: it is RegionsHead"),
         (tiny_run, ("--thresholds=0.4,0.4,0.4",), "config.model.thresholds are for model.head = regions"),
         (run, ("--thresholds=0.4,0.4",), "--thresholds must be 3 values, each of type float; it is '0.4,0.4'"),
         (run, ("--thresholds=0.4,0.4,1",), "config.model.thresholds lie from 0 to below 1"),

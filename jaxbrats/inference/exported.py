@@ -1,0 +1,115 @@
+"""A trained network as one file, to hand on or to ship with the package.
+
+FILE.npz holds each parameter in half precision under its path, such as params/encoder_0/conv_0/kernel, what batch
+normalisation keeps in single precision, and `about`, JSON: the format's number, the run's settings without its paths,
+the frame and the number of its training cases, the checkpoint's step and the versions of the packages. NumPy alone
+reads it (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
+
+What ships with the package lies in `jaxbrats/weights`, NAME.npz beside its model card, NAME.md.
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxbrats
+from jaxbrats.config.settings import Settings, from_config
+from jaxbrats.data.raw.geometry import Frame
+from jaxbrats.inference.network import Network, network_of, shapes_of
+from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import replacing
+
+_FORMAT = 1
+_WEIGHTS = pathlib.Path(jaxbrats.__file__).parent / "weights"
+# Settings that tell of the machine it was trained on, and mean nothing elsewhere.
+_PATHS = {"data.dir": "", "data.raw_dir": "", "data.split": "", "init_from": ""}
+_HINT = "Give a file that jaxbrats export wrote"
+
+
+def write_model(path: str | pathlib.Path, network: Network, settings: Settings, about: Mapping[str, Any]) -> None:
+    """Writes a network with all that prediction needs.
+
+    Args:
+        path: The file, FILE.npz.
+        network: What to write; its `inference` and `postprocessing` go along.
+        settings: Its run's.
+        about: What else is to be known of it, JSON-able.
+
+    Raises:
+        InputError: a parameter is too large for half precision.
+    """
+    settings = dataclasses.replace(settings, inference=network.inference, postprocessing=network.postprocessing)
+    values = settings.to_dict()
+    for name, value in _PATHS.items():
+        *groups, last = name.split(".")
+        group = values
+        for part in groups:
+            group = group[part]
+        group[last] = value
+    frame = network.frame and network.frame.to_dict()
+    about = {"format": _FORMAT, "settings": values, "frame": frame, "step": network.step, **about}
+    arrays = {"about": np.frombuffer(json.dumps(about, indent=1).encode(), np.uint8)}
+    for name, leaf in _by_path(network.variables).items():
+        array = np.asarray(leaf)
+        half = array.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise InputError(f"{name} does not fit in half precision: it has values up to {np.abs(array).max():g}")
+        arrays[name] = half if name.startswith("params/") else array
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def read_model(name: str | pathlib.Path) -> Network:
+    """Reads a network from a file, or one that ships with the package by its name, such as 'demo'.
+
+    Raises:
+        InputError: there is none, or the file is damaged or of another version of jaxbrats.
+    """
+    path = pathlib.Path(name)
+    if path.suffix != ".npz":
+        path = _WEIGHTS / f"{name}.npz"
+        if not path.is_file():
+            names = ", ".join(sorted(file.stem for file in _WEIGHTS.glob("*.npz"))) or "none"
+            problem = f"no model of the name {name} comes with the package, which has: {names}"
+            raise InputError(problem, hint="Give one of these, or a file FILE.npz that jaxbrats export wrote")
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop("about").tobytes())
+        number, step = about["format"], int(about["step"])
+        settings, frame = about["settings"], about["frame"]
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path, hint=_HINT) from error
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError("is not a model, or damaged", file=path, hint=_HINT) from error
+    if number != _FORMAT:
+        raise InputError(f"is of format {number}, expected {_FORMAT}", file=path, hint="Use the jaxbrats that wrote it")
+    settings = from_config(settings, path)
+    shapes = shapes_of(settings)
+    expected = {name: leaf.shape for name, leaf in _by_path(shapes).items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
+        problem = f"{wrong} has shape {found.get(wrong)}, expected {expected.get(wrong)}"
+        raise InputError(problem, file=path, hint="Use the jaxbrats that wrote it")
+    variables = jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: jax.numpy.asarray(arrays[_path(keys)], leaf.dtype), shapes
+    )
+    return network_of(settings, Frame.from_dict(frame) if frame else None, path, step, variables)
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _path(keys: tuple) -> str:
+    return "/".join(str(key.key) for key in keys)

@@ -1,0 +1,36 @@
+"""Trained networks by what the user calls them: a run, an exported file, a model that ships with the package."""
+
+import dataclasses
+import pathlib
+
+from jaxbrats.inference.exported import read_model
+from jaxbrats.inference.network import Network, load_network
+from jaxbrats.inference.postprocess import read_postprocessing
+from jaxbrats.runs.record import read_record
+
+
+def find_network(place: str | pathlib.Path, step: str = "best") -> Network:
+    """The network of a run, a file FILE.npz, or the name of a model that ships with the package.
+
+    What a folder is called does not matter; a name that is no folder is one of the package's.
+
+    Args:
+        place: Which.
+        step: Checkpoint of a run: 'best', 'latest' or a step's number.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    path = pathlib.Path(place)
+    return run_network(path, step) if path.is_dir() else read_model(place)
+
+
+def run_network(workdir: pathlib.Path, step: str = "best") -> Network:
+    """The network of a run with the post-processing that it was tuned for, by default that of its settings.
+
+    Raises:
+        InputError: there is no run, or no such checkpoint, or one that cannot be read.
+    """
+    record = read_record(workdir)
+    network = load_network(workdir, record.settings, record.frame, step)
+    return dataclasses.replace(network, postprocessing=read_postprocessing(workdir, network.postprocessing))

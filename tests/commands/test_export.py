@@ -1,0 +1,104 @@
+"""`jaxbrats export` and what predicts with its file: the same labels as the run, anywhere, and refusals."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from jaxbrats import commands
+from jaxbrats.config.inference import Postprocessing
+from jaxbrats.inference.exported import read_model
+from jaxbrats.inference.postprocess import write_postprocessing
+from jaxbrats.runs.networks import find_network
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    run = folder / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("data"))
+    write_postprocessing(run, Postprocessing(component_mm3=2.5), {})
+    assert commands.run(["export", f"--workdir={run}", f"--out={folder / 'model.npz'}"]) == 0
+    return folder / "model.npz"
+
+
+def test_it_is_the_run_in_half_precision(exported, tiny_run):
+    model, network = find_network(exported), find_network(exported.with_name("run"))
+    assert (model.step, model.window, model.frame, model.head) == (
+        network.step,
+        network.window,
+        network.frame,
+        network.head,
+    )
+    assert model.preprocessing == network.preprocessing and model.inference == network.inference
+    assert model.postprocessing == network.postprocessing == Postprocessing(component_mm3=2.5)
+    kernel, half = (one.variables["params"]["encoder_0"]["conv_0"]["kernel"] for one in (network, model))
+    assert half.dtype == np.float32
+    np.testing.assert_array_equal(half, np.asarray(kernel).astype(np.float16))
+    with np.load(exported) as file:
+        about = json.loads(file["about"].tobytes())
+        assert {file[name].dtype for name in file.files if name != "about"} == {np.dtype(np.float16)}
+    assert about["training_cases"] == len(read_record(tiny_run).split.train)
+    # Neither a path nor a name of a case goes along.
+    assert str(tiny_run.parent) not in json.dumps(about)
+    assert not [case for case in read_record(tiny_run).cases if case in json.dumps(about)]
+
+
+def test_it_predicts_as_the_run(exported, tiny_cohort, tmp_path):
+    case = min(tiny_cohort.iterdir())
+    for name, source in (("run", f"--workdir={exported.with_name('run')}"), ("model", f"--model={exported}")):
+        assert commands.run(["predict", source, f"--input={case}", f"--output={tmp_path / name}"]) == 0
+    run, model = (np.asarray(nib.load(tmp_path / name / f"{case.name}.nii.gz").dataobj) for name in ("run", "model"))
+    assert (run == model).mean() > 0.999 and run.any()
+    made = json.loads((tmp_path / "model" / "predictions.json").read_text())
+    assert made["options"]["postprocess"]["component_mm3"] == 2.5
+    assert made["runs"][0]["parameters"] == read_model(exported).checksum()
+
+
+def changed(path, folder, **changes):
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays |= {name: value for name, value in changes.items() if name != "about"}
+    about = json.loads(arrays["about"].tobytes()) | changes.get("about", {})
+    np.savez(folder / "changed.npz", **arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
+    return folder / "changed.npz"
+
+
+def test_what_is_no_model_is_refused(exported, tmp_path):
+    with pytest.raises(InputError, match=r"no model of the name nemo comes with the package, which has: "):
+        find_network("nemo")
+    with pytest.raises(InputError, match=r"gone.npz: cannot be read \(No such file"):
+        find_network(tmp_path / "gone.npz")
+    (tmp_path / "half.npz").write_bytes(exported.read_bytes()[:5000])
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", values=np.zeros(3))
+    for name in ("half", "text", "other"):
+        with pytest.raises(InputError, match=rf"{name}.npz: is not a model, or damaged"):
+            find_network(tmp_path / f"{name}.npz")
+    with pytest.raises(InputError, match="is of format 2, expected 1"):
+        find_network(changed(exported, tmp_path, about={"format": 2}))
+    wrong = changed(exported, tmp_path, **{"params/head/bias": np.zeros(5, np.float16)})
+    with pytest.raises(InputError, match=r"params/head/bias has shape \(5,\), expected \(4,\)"):
+        find_network(wrong)
+    large = find_network(exported)
+    large.variables["params"]["head"]["bias"] += 1e5
+    from jaxbrats.inference.exported import write_model
+
+    record = read_record(exported.with_name("run"))
+    with pytest.raises(InputError, match=r"params/head/bias does not fit in half precision: it has values up to 1"):
+        write_model(tmp_path / "large.npz", large, record.settings, {})
+    assert not (tmp_path / "large.npz").exists()
+
+
+def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys):
+    assert commands.run(["export", f"--workdir={tiny_run}", f"--out={tmp_path / 'model.onnx'}"]) == 1
+    assert "Give a file that ends with .npz" in capsys.readouterr().err
+    both = [f"--workdir={tiny_run}", f"--model={exported}"]
+    for sources in (both, []):
+        arguments = ["predict", *sources, f"--input={tiny_cohort}", f"--output={tmp_path / 'out'}"]
+        assert commands.run(arguments) == 2
+        assert "workdir, model" in capsys.readouterr().err
