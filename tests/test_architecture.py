@@ -30,6 +30,7 @@ SUBPACKAGES = {
     "model/native",
     "report",
     "runs",
+    "runs/planning",
     "synthetic",
     "system",
     "train",

@@ -22,6 +22,7 @@ COMMANDS = {
     "synth": "write a synthetic cohort of brain phantoms as BraTS 2023 files",
     "check": "say what is wrong with a cohort, before anything is trained",
     "preprocess": "turn a cohort of NIfTI files into training arrays",
+    "plan": "write a config file for a cohort and a device's memory",
     "train": "train (and preprocess, evaluate, draw) as a config file says",
     "evaluate": "score a checkpoint on the validation cases",
     "predict": "segment patients' NIfTI files with a trained run",

@@ -58,7 +58,8 @@ def write_model(path: str | pathlib.Path, network: Network, settings: Settings, 
     arrays = {"about": np.frombuffer(json.dumps(about, indent=1).encode(), np.uint8)}
     for name, leaf in _by_path(network.variables).items():
         array = np.asarray(leaf)
-        half = array.astype(np.float16)
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
         if not np.isfinite(half).all():
             raise InputError(f"{name} does not fit in half precision: it has values up to {np.abs(array).max():g}")
         arrays[name] = half if name.startswith("params/") else array

@@ -16,25 +16,24 @@ import numpy as np
 from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase
 from jaxbrats.data.loader import Batch, BatchIterator, loader_state, training_batches
-from jaxbrats.model.augment import make_augmentation
-from jaxbrats.model.losses import make_loss
 from jaxbrats.system import distributed
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.gc_paused import gc_paused
 from jaxbrats.system.memory import release_freed_memory
 from jaxbrats.system.signals import Interrupted, StopFlag, stop_flag
 from jaxbrats.train import checkpoints
+from jaxbrats.train.compilation import compile_step
 from jaxbrats.train.early_stopping import EarlyStopping
 from jaxbrats.train.logs import MetricsLog
-from jaxbrats.train.mesh import batch_shapes, process_slice, put_batch, replicate
+from jaxbrats.train.mesh import process_slice, put_batch, replicate
 from jaxbrats.train.optimizer import learning_rates, make_optimizer
 from jaxbrats.train.plan import Plan
 from jaxbrats.train.progress import Progress
-from jaxbrats.train.state import TrainState, init_state, make_head, make_model
-from jaxbrats.train.step import device_memory, jit_train_step
+from jaxbrats.train.state import TrainState, init_state, make_model
+from jaxbrats.train.step import device_memory
 
 # Batches on the devices beside the one in use.
-_PREFETCH = 2
+PREFETCH = 2
 # Steps of a start after which all that lives from step to step has its place in memory.
 _WARMUP_STEPS = 3
 
@@ -102,8 +101,7 @@ def train(
             print(f"going on after step {start} of {plan.total_steps}", flush=True)
 
         key = replicate(mesh, jax.random.key(settings.seed))
-        shape = (*settings.data.window, len(settings.data.modalities))
-        train_step = _compiled_step(settings, plan, mesh, state, shape, key)
+        train_step = _compiled_step(settings, plan, mesh, state, key)
         stopped_by = distributed.StopConsensus(mesh)
         progress = _progress(settings, plan, cases, workdir, start)
         with progress, _batches(settings, cases, mesh, start) as data:
@@ -146,27 +144,10 @@ def _initial_state(settings: Settings, plan: Plan, mesh: jax.sharding.Mesh) -> T
 
 
 def _compiled_step(
-    settings: Settings,
-    plan: Plan,
-    mesh: jax.sharding.Mesh,
-    state: TrainState,
-    shape: tuple[int, ...],
-    key: jax.Array,
+    settings: Settings, plan: Plan, mesh: jax.sharding.Mesh, state: TrainState, key: jax.Array
 ) -> jax.stages.Compiled:
-    """The training step for batches of volumes `(X, Y, Z, C)` of this shape; says what memory it takes."""
-    with gc_paused():
-        step = jit_train_step(
-            mesh,
-            make_model(settings),
-            make_optimizer(settings.learning_rate, settings.schedule, plan.total_steps, settings.optimizer),
-            make_loss(settings.loss, make_head(settings)),
-            settings.accumulate,
-            skip_nonfinite=settings.skip_nonfinite,
-            head=make_head(settings),
-            ema=settings.ema,
-            augment=make_augmentation(settings.augment),
-        )
-        step = step.lower(state, batch_shapes(mesh, settings.batch_size, shape), key).compile()
+    """The training step; says what memory it takes."""
+    step = compile_step(settings, plan.total_steps, mesh, state, key)
     print(f"a step takes {device_memory(step) / 2**30:.2f} GiB of each device's memory", flush=True)
     return step
 
@@ -211,7 +192,7 @@ def _ahead(batches: Iterable[Batch], mesh: jax.sharding.Mesh) -> Iterator[tuple[
     waiting = collections.deque()
     for batch in batches:
         waiting.append((batch["index"], put_batch(mesh, batch)))
-        if len(waiting) > _PREFETCH:
+        if len(waiting) > PREFETCH:
             yield waiting.popleft()
     yield from waiting
 

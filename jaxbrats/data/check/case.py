@@ -36,6 +36,8 @@ class CaseReport:
         files: What each of them holds; those that can be read.
         labels: Name of each label -> its voxels in the whole volume; empty without a readable segmentation.
         findings: What is wrong.
+        array_shape: Size (X, Y, Z) of the array that it becomes; None where nothing says so.
+        tumour_fraction: Share of tumour voxels in it.
     """
 
     name: str
@@ -46,6 +48,8 @@ class CaseReport:
     files: dict[str, FileFacts]
     labels: dict[str, int]
     findings: list[Finding]
+    array_shape: tuple[int, int, int] | None = None
+    tumour_fraction: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -56,6 +60,8 @@ class CaseReport:
             "parts": list(self.parts),
             "files": {part: facts.to_dict() for part, facts in self.files.items()},
             "labels": self.labels,
+            "array_shape": None if self.array_shape is None else list(self.array_shape),
+            "tumour_fraction": self.tumour_fraction,
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
@@ -97,6 +103,7 @@ class _Inspection:
         self._status = KEPT
         self._grid: Grid | None = None
         self._labels: dict[str, int] = {}
+        self._array: tuple[tuple[int, int, int], float] | None = None  # its size, and how much of it is tumour
         # Of a segmentation: places of the tumour's voxels in the order of the file, and which of them no image shows.
         self._tumour: np.ndarray | None = None
         self._outside: np.ndarray | None = None
@@ -153,6 +160,7 @@ class _Inspection:
         except InputError as error:
             self.fault("segmentation", error)
             return False
+        self._array = box.size, record["tumour_fraction"]
         if record["status"] == SKIPPED:
             hint = "To train on it, lower --min_tumour or choose a --crop that fits the tumour"
             self._skip(record["reason"], self._case.labels.path, hint)
@@ -199,9 +207,8 @@ class _Inspection:
             self._warn("tumour", problem, file=case.labels.path, hint="Is it of this patient, and on the same voxels?")
         parts = tuple(part for part in MODALITIES if part in case.modalities) + ("seg",) * (case.labels is not None)
         files = {part: self._files[part] for part in parts if part in self._files}
-        return CaseReport(
-            case.name, case.patient, case.layout, self._status, parts, files, self._labels, self._findings
-        )
+        about = (case.name, case.patient, case.layout, self._status, parts, files, self._labels, self._findings)
+        return CaseReport(*about, *(self._array or ()))
 
     def _skip(self, reason: str, file: pathlib.Path, hint: str) -> None:
         if self._status == KEPT:
