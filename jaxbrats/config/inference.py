@@ -12,7 +12,8 @@ class Inference:
 
     Attributes:
         overlap: Least share of a window that the next one covers.
-        mirror: Whether to average over the eight mirrorings of the image too; takes eight times as long.
+        mirror: Whether to average over the eight mirrorings of the image too (the four of a slice); takes eight times
+            as long.
     """
 
     overlap: float = 0.5

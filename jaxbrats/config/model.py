@@ -12,6 +12,7 @@ HeadName = Literal["labels", "regions"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
 Block = Literal["plain", "single", "residual"]
 Downsample = Literal["pool", "conv"]
+Dimensions = Literal["3d", "2.5d", "2d"]
 Size = tuple[int, int, int]
 Value = TypeVar("Value")
 
@@ -52,6 +53,8 @@ class Model:
         squeeze_excitation: Whether each block weights its channels by their mean over the volume.
         attention_gates: Whether the decoder weights the voxels of what the encoder hands it.
         downsample: What makes a volume smaller: pool, a maximum over voxels; conv, the next level's first convolution.
+        dimensions: 3d as strides and kernels have it; 2d for single slices along Z (data.patch of X,Y,1), strides and
+            kernels 1 along Z; 2.5d for slabs of several (X,Y,5), seen and segmented together, strides 1 along Z.
         strides: How much smaller along X, Y and Z each level makes the next, 1 or 2; or one for all.
         kernels: Size along X, Y and Z of each level's convolutions, or one for all; 3x3x1 for thick slices.
         deep_supervision: Whether the loss is also taken at the decoder's smaller levels, with halving weights.
@@ -72,6 +75,7 @@ class Model:
     squeeze_excitation: bool = False
     attention_gates: bool = False
     downsample: Downsample = "pool"
+    dimensions: Dimensions = "3d"
     strides: tuple[Size, ...] = ((2, 2, 2),)
     kernels: tuple[Size, ...] = ((3, 3, 3),)
     deep_supervision: bool = False
@@ -112,4 +116,19 @@ class Model:
     @property
     def downsampling(self) -> Size:
         """How much smaller than the image the deepest level is along X, Y and Z."""
-        return downsampling(len(self.features), self.strides)
+        return downsampling(len(self.features), self.network_strides)
+
+    @property
+    def network_strides(self) -> tuple[Size, ...]:
+        """The strides, as the dimensions leave them."""
+        return self.strides if self.dimensions == "3d" else _flat(self.strides)
+
+    @property
+    def network_kernels(self) -> tuple[Size, ...]:
+        """The kernels' sizes, as the dimensions leave them."""
+        return _flat(self.kernels) if self.dimensions == "2d" else self.kernels
+
+
+def _flat(sizes: Sequence[Size]) -> tuple[Size, ...]:
+    """1 along Z."""
+    return tuple((x, y, 1) for x, y, _ in sizes)

@@ -123,6 +123,9 @@ class Settings:
         rule = f"batch_size must be a multiple of the {devices} devices of mesh.data"
         need(batch % max(devices, 1) == 0, rule, batch)
         self.loss.check_head(self.model.head)
+        self._check_window()
+
+    def _check_window(self) -> None:
         depth = len(self.model.features)
         factors = self.model.downsampling
         smallest, space = "x".join(map(str, factors)), self.mesh.space
@@ -132,9 +135,12 @@ class Settings:
         # With one voxel a device there XLA's partitioner gives wrong gradients on meshes of data and space (2x2).
         rule = f"{name} must leave each of the {space} devices of mesh.space 2 voxels of the deepest level along X"
         need(space == 1 or size[0] // factors[0] >= 2 * space, rule, size)
+        dimensions, slices = self.model.dimensions, {"3d": True, "2.5d": size[2] > 1, "2d": size[2] == 1}
+        wanted = "1 slice along Z, as 128,128,1" if dimensions == "2d" else "several slices along Z, as 128,128,5"
+        need(slices[dimensions], f"data.patch needs {wanted}, where model.dimensions = {dimensions}", size)
         fits = all(length % factor == 0 for length, factor in zip(size, factors, strict=True))
         rule = f"{name} must be divisible by {smallest}, because {depth} levels of model.features divide it "
-        need(fits, f"{rule}by that (see model.strides)", size)
+        need(fits, f"{rule}by that (see model.strides and model.dimensions)", size)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy, which `from_config` reads back."""

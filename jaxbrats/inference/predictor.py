@@ -32,8 +32,8 @@ class Predictor:
             predicted in one call, over a larger one windows slide and their predictions are blended.
         overlap: Least share of a window that the next one covers.
         batch: Windows that the networks are given at once.
-        mirror: Whether to average also over the image mirrored along each combination of its axes, eight in all, every
-            prediction mirrored back (test-time augmentation).
+        mirror: Whether to average also over the image mirrored along each combination of its axes, eight in all (four
+            of single slices), every prediction mirrored back (test-time augmentation).
     """
 
     networks: Sequence[Network]
@@ -67,7 +67,8 @@ class Predictor:
 
     def apply(self, windows: jax.Array | np.ndarray) -> jax.Array:
         """Windows `(B, X, Y, Z, C)` to probabilities `(B, X, Y, Z, K)`, the mean over networks and mirrorings."""
-        mirrorings = [np.array(axes) for axes in itertools.product((False, True), repeat=3)] if self.mirror else [None]
+        sides = [(False, True) if size > 1 else (False,) for size in self.window]
+        mirrorings = [np.array(axes) for axes in itertools.product(*sides)] if self.mirror else [None]
         windows, total = jnp.asarray(windows), None
         for network, axes in itertools.product(self.networks, mirrorings):
             probabilities = _probabilities(network.model, network.head, network.variables, windows, axes)

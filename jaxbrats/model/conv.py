@@ -93,9 +93,10 @@ def conv3d(x: jax.Array | Sequence[jax.Array], kernel: jax.Array, method: str = 
 
     Args:
         x: `(B, X, Y, Z, C_in)`, or several such arrays that stand for their concatenation along the channels.
-        kernel: `(K, K, K, C_in, C_out)` with K odd; `C_in` is the sum over the inputs.
+        kernel: `(K, L, M, C_in, C_out)`, odd sizes; `C_in` is the sum over the inputs.
         method: 'auto' takes 'native' where it is registered, or 'winograd', on a CPU and 'direct' elsewhere. 'direct'
-            is XLA's own 3-D convolution, 'slices' the sum over the kernel's first axis of 2-D convolutions, 'winograd'
+            is XLA's own 3-D convolution, 'slices' the sum over the kernel's first axis of 2-D convolutions (a single
+            one over X and Y for a kernel of one voxel along Z, as 2-D networks have it), 'winograd'
             F(4, 3) along the first axis (3×3×3 kernels; others, and volumes too thin for a tile to pay, take 'slices'),
             'native' compiled code after `jaxbrats.model.native.register()` (3×3×3 kernels in float32; others, and small
             volumes, take 'winograd'). All give the same values up to rounding.
@@ -181,6 +182,8 @@ def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _slices(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     """The sum over the K taps along X of 2-D convolutions over (Y, Z), X folded into the batch."""
+    if kernel.shape[2] == 1:
+        return _planes(inputs, kernel)
     batch, size = inputs[0].shape[:2]
     taps = kernel.shape[0]
     total = None
@@ -191,6 +194,17 @@ def _slices(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
             term = _conv2d(window.reshape(-1, *part.shape[2:]), share[tap])
             total = term if total is None else total + term
     return total.reshape(batch, size, *total.shape[1:])
+
+
+def _planes(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+    """One 2-D convolution over (X, Y), Z folded into the batch, for a kernel of one voxel along Z."""
+    total = None
+    for part, share in zip(inputs, _split(kernel[:, :, 0], inputs), strict=True):
+        planes = jnp.moveaxis(part, 3, 1)
+        term = _conv2d(planes.reshape(-1, *planes.shape[2:]), share)
+        total = term if total is None else total + term
+    batch, X, Y, Z, _ = inputs[0].shape
+    return jnp.moveaxis(total.reshape(batch, Z, X, Y, -1), 1, 3)
 
 
 def _combine(matrix: np.ndarray, terms: Sequence[jax.Array]) -> list[jax.Array]:
@@ -227,7 +241,7 @@ def _winograd(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
 def _tiles_pay(inputs: Sequence[jax.Array], kernel: jax.Array) -> bool:
     # Below a tile the padding costs more than the twelve plain convolutions; half precision would lose what the
     # transforms' large coefficients cancel.
-    return kernel.shape[0] == 3 and inputs[0].shape[1] >= _TILE and inputs[0].dtype == jnp.float32
+    return kernel.shape[:3] == (3, 3, 3) and inputs[0].shape[1] >= _TILE and inputs[0].dtype == jnp.float32
 
 
 def _winograd_forward(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> tuple[jax.Array, tuple]:

@@ -43,6 +43,9 @@ def _direct(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Ar
 
 def _slices(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     """The sum over the kernel's taps along X of strided 2-D convolutions over (Y, Z), X folded into the batch."""
+    if kernel.shape[2] == 1 < kernel.shape[0]:  # of 2-D networks: one over (X, Y), Z folded into the batch
+        y = _slices(jnp.moveaxis(x, 3, 1), jnp.moveaxis(kernel, 2, 0), (strides[2], *strides[:2]))
+        return jnp.moveaxis(y, 1, 3)
     batch, size = x.shape[:2]
     taps, *plane = kernel.shape[:3]
     padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0), (0, 0), (0, 0)))

@@ -174,6 +174,23 @@ def test_values_that_pass_for_others():
         ({"model": {"strides": ((2, 3, 2),)}}, "model.strides needs ones and twos"),
         ({"model": {"strides": ((2, 2, 2),) * 5}}, "model.strides needs one triple, or one for each of the 4 levels"),
         ({"model": {"kernels": ((3, 3, 2),)}}, "model.kernels needs odd sizes"),
+        ({"model": {"dimensions": "2D"}}, "model.dimensions must be one of 3d, 2.5d, 2d; it is '2D'"),
+        (
+            {"model": {"dimensions": "2d"}},
+            "data.patch needs 1 slice along Z, as 128,128,1, where model.dimensions = 2d",
+        ),
+        (
+            {"data": {"patch": (64, 64, 1)}, "model": {"dimensions": "2.5d"}},
+            r"data.patch needs several slices along Z, as 128,128,5, where .* = 2.5d; it is \(64, 64, 1\)",
+        ),
+        (
+            {"data": {"patch": (64, 64, 1)}},
+            r"data.patch must be divisible by 16x16x16, .* \(see model.strides and model.dimensions\)",
+        ),
+        (
+            {"data": {"patch": (64, 60, 1)}, "model": {"dimensions": "2d"}},
+            "data.patch must be divisible by 16x16x1, because 5 levels",
+        ),
         ({"model": {"stochastic_depth": 0.1}}, "model.stochastic_depth needs residual blocks"),
         ({"model": {"stochastic_depth": 1.0, "block": "residual"}}, "model.stochastic_depth is from 0 to below 1"),
         (
@@ -246,6 +263,22 @@ def test_strides_say_what_sizes_are_possible():
     from_config({"model": {"strides": strides}, "data": {"crop": (32, 16, 8)}})
     with pytest.raises(InputError, match=r"data\.crop must be divisible by 16x16x8, because 5 levels"):
         from_config({"model": {"strides": strides}, "data": {"crop": (32, 16, 12)}})
+
+
+def test_dimensions_say_what_is_done_along_z():
+    strides, kernels = ((2, 2, 2), (1, 2, 2)), ((3, 3, 3), (5, 3, 3), (3, 3, 3))
+    for dimensions, patch, strides_left, kernels_left in (
+        ("3d", (8, 8, 8), strides, kernels),
+        ("2.5d", (8, 8, 5), ((2, 2, 1), (1, 2, 1)), kernels),
+        ("2d", (8, 8, 1), ((2, 2, 1), (1, 2, 1)), ((3, 3, 1), (5, 3, 1), (3, 3, 1))),
+    ):
+        model = Model((4, 4, 4), dropout=(0.0,), strides=strides, kernels=kernels, dimensions=dimensions)
+        assert (model.network_strides, model.network_kernels) == (strides_left, kernels_left)
+        assert Settings(data=Data(patch=patch), model=model).model.downsampling == (
+            2,
+            4,
+            4 if dimensions == "3d" else 1,
+        )
 
 
 def test_triples_within_tuples_as_text():

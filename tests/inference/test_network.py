@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,15 @@ def test_an_ensemble_averages_probabilities(network):
     apply = jax.jit(network.model.apply)
     mean = sum(jax.nn.softmax(apply(one.variables, image[None])[0]) for one in (network, second))
     np.testing.assert_array_equal(Predictor([network, second], WINDOW).labels(image), np.argmax(mean, axis=-1))
+
+
+def test_a_slice_is_not_mirrored_across(monkeypatch):
+    asked = []
+    monkeypatch.setattr(predictor, "_probabilities", lambda *given: asked.append(tuple(given[-1])) or given[-2] + 0)
+    windows = np.random.default_rng(0).random((2, 4, 4, 1, 3), np.float32)
+    apply = Predictor([types.SimpleNamespace(model=None, head=None, variables=None)], (4, 4, 1), mirror=True).apply
+    np.testing.assert_array_equal(apply(windows), windows)  # the mean of four that are alike
+    assert asked == [(False, False, False), (False, True, False), (True, False, False), (True, True, False)]
 
 
 def flipped(array, axes):

@@ -84,6 +84,14 @@ def test_a_pointwise_network_gives_its_own_output(shape, on_device, overlap, bat
     np.testing.assert_allclose(result, pointwise(image), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("on_device", [True, False])
+def test_windows_of_one_slice_give_each_slice_its_own_prediction(on_device):
+    image = image_of((8, 6, 5))
+    result = predict_probabilities(by_place, image, (8, 6, 1), 0.5, 2, on_device)
+    expected = np.concatenate([by_place(image[None, :, :, at : at + 1])[0] for at in range(5)], axis=2)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
+
+
 def by_the_book(apply, image, window, overlap):
     """Weighted sum over sum of weights, in float64."""
     sides = [

@@ -108,6 +108,22 @@ def test_other_kernel_sizes(size):
         assert error(conv3d(x, kernel, method), conv3d(x, kernel, "direct")) < 3e-6
 
 
+@pytest.mark.parametrize("thickness", [1, 3])
+def test_kernels_of_2d_networks_with_gradients(thickness):
+    """Of few channels, for which the kernel's gradient of others is taken as matrix products."""
+    x, kernel = volumes((2, 6, 5, thickness), 5, 3)
+    parts, kernel = (x[..., :2], x[..., 2:]), kernel[:, :, 1:2]
+    weights = np.random.default_rng(1).normal(size=(2, 6, 5, thickness, 3)).astype(np.float32)
+
+    def results(method):
+        y, pull = jax.vjp(lambda parts, kernel: conv3d(parts, kernel, method), parts, kernel)
+        return y, pull(weights)
+
+    expected = results("direct")
+    for method in ("slices", "auto"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), results(method), expected)
+
+
 @pytest.mark.parametrize(("shape", "channels", "c_out"), LARGE_SHAPES)
 def test_native_values_and_gradients_equal_direct(compiled, shape, channels, c_out):
     x, kernel = volumes(shape, sum(channels), c_out)

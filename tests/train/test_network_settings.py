@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
-from jaxbrats.config import Model, Settings
+from jaxbrats.config import Data, Model, Settings
 from jaxbrats.model.losses import make_loss
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
 from jaxbrats.train.state import init_state, make_model
@@ -37,7 +38,7 @@ GATED = Model(
 )
 
 
-def two_steps(settings, data, space):
+def two_steps(settings, data, space, size=(8, 8, 8)):
     """Losses of two steps of gradient descent, and the parameters before and after."""
     model, optimizer = make_model(settings), optax.sgd(1e-2)
     mesh = make_mesh(data, space, 2)
@@ -45,7 +46,7 @@ def two_steps(settings, data, space):
     before = jax.device_get(state.params)
     step = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
     rng = np.random.default_rng(0)
-    image = rng.normal(size=(2, 8, 8, 8, 3)).astype(np.float32)
+    image = rng.normal(size=(2, *size, 3)).astype(np.float32)
     batch = put_batch(mesh, {"image": image, "labels": rng.integers(0, 4, image.shape[:-1]).astype(np.uint8)})
     state, key, losses = replicate(mesh, state), replicate(mesh, jax.random.key(0)), []
     for _ in range(2):
@@ -73,4 +74,13 @@ def test_a_residual_encoder_trains_alike_on_one_device_and_on_four():
 def test_gates_and_axes_train_in_bfloat16_with_recomputation():
     losses, before, after = two_steps(Settings(model=GATED, conv="direct", dtype="bfloat16", remat=True), 1, 1)
     assert np.all(np.isfinite(losses))
+    assert unmoved(before, after) == []
+
+
+# Convolutions of slices are others on a processor, so those of this machine.
+@pytest.mark.parametrize(("dimensions", "patch", "conv"), [("2d", (8, 8, 1), "auto"), ("2.5d", (8, 8, 2), "direct")])
+def test_slices_and_slabs_train(dimensions, patch, conv):
+    model = Model((2, 3), "instance", dropout=(0.0,), block="single", dimensions=dimensions)
+    losses, before, after = two_steps(Settings(model=model, data=Data(patch=patch), conv=conv), 1, 1, patch)
+    assert np.all(np.isfinite(losses)) and losses[1] != losses[0]
     assert unmoved(before, after) == []

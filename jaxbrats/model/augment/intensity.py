@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxbrats.config import Augment
 from jaxbrats.model import random
-from jaxbrats.model.augment.fields import along_axes, smooth_field
+from jaxbrats.model.augment.fields import along_axes, smooth_field, thick_axes
 
 # From settings, key and number of channels to the strength of each channel, `(C, ...)`.
 Draw = Callable[[Augment, jax.Array, int], jax.Array]
@@ -91,10 +91,15 @@ def contrast(key: jax.Array, volume: jax.Array, strength: jax.Array) -> jax.Arra
 
 
 def low_resolution(key: jax.Array, volume: jax.Array, strength: jax.Array) -> jax.Array:
-    """Samples the nearest voxels of a grid of `strength` times the size, and interpolates between them trilinearly."""
+    """Samples the nearest voxels of a grid of `strength` times the size, and interpolates between them trilinearly.
+
+    Slices and slabs keep their number of voxels across, as in nnU-Net.
+    """
     del key
 
-    def matrix(size: int) -> jax.Array:
+    def matrix(size: int, thick: bool) -> jax.Array:
+        if not thick:
+            return jnp.eye(size)
         coarse = jnp.maximum(jnp.round(size * strength), 1)
         position = jnp.clip((jnp.arange(size) + 0.5) * (coarse / size) - 0.5, 0, coarse - 1)
         lower = jnp.floor(position)
@@ -106,7 +111,7 @@ def low_resolution(key: jax.Array, volume: jax.Array, strength: jax.Array) -> ja
 
         return (1 - above)[:, None] * nearest(lower) + above[:, None] * nearest(lower + 1)
 
-    return along_axes(volume, map(matrix, volume.shape))
+    return along_axes(volume, map(matrix, volume.shape, thick_axes(volume.shape)))
 
 
 def gamma(key: jax.Array, volume: jax.Array, strength: jax.Array) -> jax.Array:

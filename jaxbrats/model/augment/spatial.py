@@ -1,7 +1,8 @@
 """Rotation, scaling and elastic deformation in one resampling, and mirroring.
 
 Images are interpolated trilinearly and labels take their nearest voxel; outside the volume is background, 0. Angles and
-scales are those of voxels about the volume's centre, so a rotation keeps shapes where voxels are cubes.
+scales are those of voxels about the volume's centre, so a rotation keeps shapes where voxels are cubes. Slices and
+slabs, thinner than a third of their longest axis, are changed in plane only, as nnU-Net's are ('dummy 2-D').
 """
 
 import functools
@@ -11,11 +12,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxbrats.config import Augment
 from jaxbrats.model import random
-from jaxbrats.model.augment.fields import smooth_field
+from jaxbrats.model.augment.fields import smooth_field, thick_axes
 
 _MIRRORED_AXES = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
 
@@ -26,8 +28,8 @@ class Deformation(NamedTuple):
     Attributes:
         drawn: Whether there is anything to resample, boolean scalar.
         angles: About each axis in radians, `(3,)`.
-        scale: Scalar; above 1 the case becomes smaller.
-        displacement: Greatest shift of a point by the elastic deformation, as a share of the volume's size.
+        scale: Along each axis, `(3,)`; above 1 the case becomes smaller.
+        displacement: Greatest shift of a point by the elastic deformation, as a share of each axis, `(3,)`.
     """
 
     drawn: jax.Array
@@ -41,13 +43,13 @@ def change_space(settings: Augment, key: jax.Array, image: jax.Array, labels: ja
     keys = jax.random.split(key, 8)
     draw_keys, field_keys, mirror_key = keys[:4], keys[4:7], keys[7]
     if settings.rotation or settings.scaling or settings.elastic:
-        deformation = draw_deformation(settings, draw_keys)
+        deformation = draw_deformation(settings, draw_keys, labels.shape)
 
         def resample(image: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
             matrix = affine_matrix(deformation.angles, deformation.scale)
             shifts = (0.0, 0.0, 0.0)
             if settings.elastic:
-                sizes = [deformation.displacement * size for size in labels.shape]
+                sizes = [share * size for share, size in zip(deformation.displacement, labels.shape, strict=True)]
                 shifts = [size * smooth_field(key, labels.shape) for size, key in zip(sizes, field_keys, strict=True)]
             coordinates = source_coordinates(labels.shape, matrix, shifts)
             return sample_linear(image, coordinates), sample_nearest(labels, coordinates)
@@ -58,26 +60,28 @@ def change_space(settings: Augment, key: jax.Array, image: jax.Array, labels: ja
     return image, labels
 
 
-def draw_deformation(settings: Augment, keys: jax.Array) -> Deformation:
-    """Draws which of rotation, scaling and elastic deformation a case has, and how strong they are, by 4 keys."""
+def draw_deformation(settings: Augment, keys: jax.Array, shape: tuple[int, int, int]) -> Deformation:
+    """Draws which of rotation, scaling and elastic deformation a case (X, Y, Z) has, how strong they are, by 4 keys."""
+    x, y, z = thick = np.array(thick_axes(shape))
+    turning = np.array([y and z, x and z, x and y])
     probabilities = jnp.array([settings.rotation, settings.scaling, settings.elastic])
     rotated, scaled, deformed = drawn = random.between(keys[0], (3,), 0, 1) < probabilities
     angles = jnp.deg2rad(random.between(keys[1], (3,), *settings.rotation_degrees))
     return Deformation(
         drawn.any(),
-        jnp.where(rotated, angles, 0),
-        jnp.where(scaled, random.between(keys[2], (), *settings.scaling_range), 1),
-        jnp.where(deformed, random.between(keys[3], (), *settings.elastic_displacement), 0),
+        jnp.where(rotated & turning, angles, 0),
+        jnp.where(scaled & thick, random.between(keys[2], (), *settings.scaling_range), 1),
+        jnp.where(deformed & thick, random.between(keys[3], (), *settings.elastic_displacement), 0),
     )
 
 
 def affine_matrix(angles: jax.Array, scale: jax.Array) -> jax.Array:
-    """`scale` times the rotation about X, then Y, then Z, `(3, 3)`."""
+    """Rotation about X, then Y, then Z, rows times `scale`, of each axis `(3,)` or of all; `(3, 3)`."""
     (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles), jnp.sin(angles)
     about_x = jnp.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = jnp.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = jnp.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return scale * functools.reduce(
+    return jnp.reshape(scale, (-1, 1)) * functools.reduce(
         functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), (about_z, about_y, about_x)
     )
 
