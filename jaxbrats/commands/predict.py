@@ -10,8 +10,9 @@ where it has another. Windows of the size that the run was trained on go over th
 blended. A run that was trained with modality dropout (augment.modality_dropout) also predicts cases without some of
 the modalities, as if these were 0; any other refuses them.
 
-Writes OUTPUT/CASE.nii.gz on the voxels of the case's own files, OUTPUT/CASE.png to look at, and what made them into
-OUTPUT/predictions.json. The same command again predicts only what is missing or whose files have changed; other runs or
+Writes OUTPUT/CASE.nii.gz on the voxels of the case's own files, OUTPUT/CASE.png to look at, what made them into
+OUTPUT/predictions.json, and the labels' names and colours for 3D Slicer (labels.ctbl) and ITK-SNAP
+(labels_itksnap.txt). The same command again predicts only what is missing or whose files have changed; other runs or
 options need another folder. A case that cannot be segmented is named and the others go on; so is one whose images look
 unlike those that a network is trained on. For research and education; not a medical device.
 """
@@ -30,6 +31,7 @@ from jaxbrats.config import typed
 from jaxbrats.config.inference import Postprocessing
 from jaxbrats.config.model import Model
 from jaxbrats.config.settings import Settings
+from jaxbrats.data.labels import BRATS_2021, BRATS_2023
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.exported import read_model
 from jaxbrats.inference.network import Network, check_ensemble
@@ -38,6 +40,7 @@ from jaxbrats.inference.patient import MODES
 from jaxbrats.inference.predict import Segmentation, output_names, predict_cases
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.model.heads import Head, RegionsHead
+from jaxbrats.report.label_tables import write_label_tables
 from jaxbrats.report.overlays import plot_overlay
 from jaxbrats.runs.networks import run_network
 from jaxbrats.system.errors import InputError, printable
@@ -135,6 +138,7 @@ def main() -> int:
     predictor = Predictor(networks, networks[0].window, inference.overlap, _BATCH.value, inference.mirror)
     made = made_by(networks, options)
     with open_output(folder, made, cohort.cases, lambda case: [*output_names(case, maps), f"{case}.png"]) as output:
+        write_label_tables(folder, BRATS_2023 if _CONVENTION.value == "2023" else BRATS_2021)
         if output.already:
             print(f"{output.already} of {len(cohort.cases)} cases are there already")
         results = predict_cases(
