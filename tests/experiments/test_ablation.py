@@ -1,0 +1,68 @@
+"""The ladder of recipes: ends where configs/brats_3mm.py is, goes on after a stop, and its table is of its folds."""
+
+import functools
+import operator
+
+import numpy as np
+import pytest
+
+from jaxbrats import commands
+from jaxbrats.config import from_config, load_config
+from jaxbrats.config.settings import default
+from jaxbrats.evaluation.tables import read_csv
+
+
+@pytest.fixture
+def program(monkeypatch):
+    import ablation
+
+    return ablation
+
+
+def climbed(program):
+    settings = load_config("configs/unet3d.py")
+    for rung in program.LADDER:
+        for name, value in rung.settings.items():
+            *groups, last = name.split(".")
+            functools.reduce(operator.getitem, groups, settings)[last] = value
+        from_config(settings)  # every rung is a recipe that can be trained
+    return settings
+
+
+def test_the_last_rung_is_the_config(program):
+    expected, found = (
+        from_config(config).to_dict() for config in (load_config("configs/brats_3mm.py"), climbed(program))
+    )
+    assert {**found, "num_epochs": expected["num_epochs"]} == expected
+    assert default().to_dict() != expected
+
+
+def test_a_short_ladder(program, tiny_cohort, tiny_config, tmp_path, monkeypatch, capsys):
+    ladder = (
+        program.Rung("0_start", {}),
+        program.Rung("1_ema", {"ema": 0.5}),
+        program.Rung("2_none_left", {"postprocessing.component_mm3": 1e9}, trains=False),
+    )
+    monkeypatch.setattr(program, "LADDER", ladder)
+    monkeypatch.setattr(program, "ASIDE", (program.Rung("aside", {"model.norm": "none"}),))
+    run = [f"--raw={tiny_cohort}", f"--workdir={tmp_path}", f"--base={tiny_config}", "--folds=2", "--epochs=1"]
+    assert commands.run_program(program, "ablation", [*run, "--rungs=1"]) == 0
+    assert (tmp_path / "0_start" / "cases.csv").exists() and not (tmp_path / "1_ema").exists()
+    assert commands.run_program(program, "ablation", run) == 0
+    lines = (tmp_path / "ablation.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 0_start", "| 1_ema", "| 2_none_left", "| aside"]
+    config = from_config(load_config(tmp_path / "aside.py"))
+    assert (config.ema, config.model.norm, config.postprocessing.component_mm3) == (0.5, "none", 0)
+    rows = read_csv(tmp_path / "2_none_left" / "cases.csv")
+    assert len({row["case"] for row in rows}) == 8 and not any(row["volume_pred_mm3"] for row in rows)
+    # Means over patients, of whom one has two scans, by hand.
+    dice = {}
+    for row in read_csv(tmp_path / "1_ema" / "cases.csv"):
+        if row["region"] in ("WT", "TC", "ET"):
+            dice.setdefault(row["case"].rsplit("-", 1)[0], []).append(row["dice"])
+    assert lines[3].split(" | ")[1].startswith(f"{np.mean([np.mean(one) for one in dice.values()]):.3f} (")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*")}
+    capsys.readouterr()
+    assert commands.run_program(program, "ablation", run) == 0
+    assert capsys.readouterr().out.count("nothing to do") == 6
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*")} == before
