@@ -16,7 +16,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["jaxbrats", "jaxbrats.*"]),
-    package_data={"jaxbrats.report.pages": ["assets/*", "templates/*"], "jaxbrats.model.native": ["*.cc", "*.h"]},
+    package_data={
+        "jaxbrats": ["weights/*"],
+        "jaxbrats.report.pages": ["assets/*", "templates/*"],
+        "jaxbrats.model.native": ["*.cc", "*.h"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -7,7 +7,7 @@ For education and research. Not a medical device: never to be used for diagnosis
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["segment"]
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from run_files import files_of, record_of, rewrite, starts_of, without_last_step
 
+import jaxbrats
 from jaxbrats import commands, main
 from jaxbrats.runs.record import check_settings, portable, read_record
 from jaxbrats.system.errors import InputError
@@ -84,7 +85,8 @@ def test_going_on_elsewhere_says_what_the_last_digits_may_differ_by(run, train, 
     assert train(run, data__dir=run / "data", checkpoint__every_steps=3) == 0
     error = capsys.readouterr().err
     (line,) = (line for line in error.splitlines() if "bit for bit" in line)
-    assert line.startswith("not bit for bit as if uninterrupted: jaxbrats 0.1.0 with other code than before (")
+    version = jaxbrats.__version__
+    assert line.startswith(f"not bit for bit as if uninterrupted: jaxbrats {version} with other code than before (")
     assert "before abcdefabcd modified)" in line
     assert "(before 0.9.9)" in line
     assert "threads " in line
