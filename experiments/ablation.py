@@ -10,7 +10,8 @@ stopped; --rungs ends after so many, for pieces of an evening.
     DIR/RUNG.py           the rung as a config, with all that it changes from configs/unet3d.py
     DIR/RUNG/             its folds and their tables, see cross_validate.py
     DIR/ablation.md       a line for each rung: mean over WT, TC and ET with 95 % intervals over patients, what changed
-                          from the rung before, patient by patient, seconds a step and parameters
+                          from the rung before (of ASIDE, from the last that was trained), patient by patient,
+                          seconds a step and parameters
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from jaxbrats.evaluation.statistics import describe
 from jaxbrats.inference.network import shapes_of
 from jaxbrats.runs.evaluate import evaluate_run, is_evaluated
 from jaxbrats.runs.record import read_record
-from jaxbrats.system.files import read_json, write_json, write_text
+from jaxbrats.system.files import read_json, replacing_folder, write_json, write_text
 from jaxbrats.train.checkpoints import choose_step
 from jaxbrats.train.logs import read_metrics
 
@@ -115,20 +116,23 @@ def main() -> int:
     folder = pathlib.Path(_WORKDIR.value)
     rungs = [*LADDER, *ASIDE][: _RUNGS.value]
     changed: dict[str, Any] = {"data.raw_dir": _RAW.value, "num_epochs": _EPOCHS.value}
-    trained, before, lines = {}, None, []
+    trained, before, last_trained, lines, codes = {}, None, None, [], []
     for rung in rungs:
-        values = changed | rung.settings if rung in LADDER else trained | rung.settings
+        on_ladder = rung in LADDER
+        values = (changed if on_ladder else trained) | rung.settings
         print(f"== {rung.name}", flush=True)
         code = train(folder, rung, values) if rung.trains else evaluate(folder, rung, before)
-        if code > 1:
-            return code
-        if rung in LADDER:
-            changed, trained = values, values if rung.trains else trained
-        lines.append(line(folder, rung, before))
-        before = rung if rung in LADDER else before
+        if code > 1 or not (folder / rung.name / "cases.csv").exists():
+            return code or 1  # it has said why
+        codes.append(code)
+        lines.append(line(folder, rung, before if on_ladder else last_trained))
+        if on_ladder:
+            changed, before = values, rung
+            if rung.trains:
+                trained, last_trained = values, rung
         write_text(folder / "ablation.md", table(lines))
     print(table(lines))
-    return 0
+    return int(any(codes))
 
 
 def train(folder: pathlib.Path, rung: Rung, values: Mapping[str, Any]) -> int:
@@ -148,22 +152,31 @@ def config_text(values: Mapping[str, Any]) -> str:
 
 def evaluate(folder: pathlib.Path, rung: Rung, before: Rung) -> int:
     """Evaluates copies of the rung before with other settings of prediction."""
-    rows = []
+    rows, problems = [], []
     for fold in range(_FOLDS.value):
         source, run = folder / before.name / f"fold_{fold}", folder / rung.name / f"fold_{fold}"
         if not run.is_dir():
-            shutil.copytree(source, run, ignore=shutil.ignore_patterns("evaluation", "figures", "predictions"))
-            record = read_json(run / "config.json")
-            for name, value in rung.settings.items():
-                group, setting = name.split(".")
-                record["settings"][group][setting] = value
-            write_json(run / "config.json", record)
+            _copy(source, run, rung.settings)
         record = read_record(run)
         if not is_evaluated(record, choose_step(run, "best")):
-            evaluate_run(run, data_dir=folder / _arrays_of(before) / "data")
+            problems += evaluate_run(run, data_dir=folder / _arrays_of(before) / "data")[1]
         rows += cross_validate.scores(record)
     tables.write_csv(folder / rung.name / "cases.csv", rows)
-    return 0
+    for problem in problems:
+        print(f"not scored: {problem}", file=sys.stderr)
+    return int(bool(problems))
+
+
+def _copy(source: pathlib.Path, run: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """A run with other settings of prediction in its record; whole or not there."""
+    left_out = shutil.ignore_patterns("evaluation", "figures", "predictions")
+    with replacing_folder(run) as new:
+        shutil.copytree(source, new, ignore=left_out, dirs_exist_ok=True)
+        record = read_json(new / "config.json")
+        for name, value in settings.items():
+            group, setting = name.split(".")
+            record["settings"][group][setting] = value
+        write_json(new / "config.json", record)
 
 
 def _arrays_of(rung: Rung) -> str:
@@ -179,8 +192,9 @@ def line(folder: pathlib.Path, rung: Rung, before: Rung | None) -> list[str]:
     for metric in METRICS:
         cell = _interval(describe(numbers[metric]), 1 if metric.endswith("_mm") else 3)
         if before is not None and metric == "dice":
-            change = np.subtract(numbers[metric], of_patients(folder, before)[metric])
-            cell += f" | {_interval(describe(change), 3, '+')}"
+            others = of_patients(folder, before)[metric]
+            alike = len(others) == len(numbers[metric])  # else a case could not be scored
+            cell += f" | {_interval(describe(np.subtract(numbers[metric], others)), 3, '+') if alike else '-'}"
         elif metric == "dice":
             cell += " | "
         cells.append(cell)

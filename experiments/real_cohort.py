@@ -50,18 +50,22 @@ def coarser_affine(affine: np.ndarray, factor: int) -> np.ndarray:
     return affine @ nib.affines.from_matvec(np.eye(3) * factor, np.full(3, (factor - 1) / 2))
 
 
-def write_case(case: Case, out: pathlib.Path, factor: int) -> None:
-    """Writes `OUT/CASE/CASE-{t1n,t1c,t2w,t2f,seg}.nii.gz`, together or not at all.
+def write_case(case: Case, out: pathlib.Path, factor: int) -> InputError | None:
+    """Writes `OUT/CASE/CASE-{t1n,t1c,t2w,t2f,seg}.nii.gz`; returns what is wrong with a file that cannot be used."""
+    try:
+        _write_case(case, out, factor)
+    except InputError as problem:
+        return problem
+    return None
 
-    Raises:
-        InputError: a modality or the segmentation is missing or cannot be used.
-    """
-    if case.labels is None:
-        raise InputError("has no segmentation", case=case.name, hint="Leave it out of the cohort")
+
+def _write_case(case: Case, out: pathlib.Path, factor: int) -> None:
     folder = out / case.name
     for modality in MODALITIES:
         volume = read_image(case.modalities[modality], case.name)
         _write(folder, modality, blocks_of(volume.data, factor).mean(-1, np.float64), volume.affine, factor)
+    if case.labels is None:
+        raise InputError("has no segmentation", case=case.name, hint="Leave it out of the cohort")
     labels, affine = read_labels(case.labels, case.name, case.label_map)
     # The segmentation comes last: a case that has one is whole.
     _write(folder, "seg", most_frequent(blocks_of(labels, factor)), affine, factor)
@@ -80,15 +84,27 @@ def main() -> int:
     """Writes what is missing; 1 if a case could not be used."""
     out = pathlib.Path(_OUT.value)
     cohort = find_cases(_RAW.value, MODALITIES)
-    todo = [case for case in cohort.cases if not (out / case.name / f"{case.name}-seg.nii.gz").exists()]
+    done = [case for case in cohort.cases if (out / case.name / f"{case.name}-seg.nii.gz").exists()]
+    for case in done[:1]:
+        check_factor(case, out, _FACTOR.value)
+    todo = [case for case in cohort.cases if case not in done]
     work = functools.partial(write_case, out=out, factor=_FACTOR.value)
     results = map_in_processes(work, todo, available_cpus(), name=lambda case: case.name)
-    for _ in tqdm(results, "coarsening", total=len(todo), unit="case", dynamic_ncols=True):
-        pass
-    print(f"{out}: {len(cohort.cases)} cases, each block of {_FACTOR.value}^3 voxels made one")
-    for problem in cohort.problems:
+    bar = tqdm(results, "coarsening", total=len(todo), unit="case", dynamic_ncols=True)
+    problems = [*cohort.problems, *(problem for _, problem in bar if problem)]
+    written = len(cohort.cases) + len(cohort.problems) - len(problems)
+    print(f"{out}: {written} cases, each block of {_FACTOR.value}^3 voxels made one")
+    for problem in problems:
         print(f"not used: {problem}", file=sys.stderr)
-    return 1 if cohort.problems else 0
+    return 1 if problems else 0
+
+
+def check_factor(case: Case, out: pathlib.Path, factor: int) -> None:
+    """Refuses to add to a cohort that was made with another factor."""
+    path = out / case.name / f"{case.name}-seg.nii.gz"
+    fine, coarse = (nib.load(file).header.get_zooms() for file in (case.labels.path, path))
+    if not np.allclose(np.multiply(fine[:3], factor), coarse[:3], rtol=0.01):
+        raise InputError("was made with another --factor", case=case.name, file=path, hint="Choose another --out")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main() -> int:
         raise InputError("is no name for a model", file=out, hint="Give a file that ends with .npz")
     prepare_jax()
     record = read_record(_WORKDIR.value)
-    network = run_network(record.workdir, _STEP.value)
+    network = run_network(record, _STEP.value)
     about = {"training_cases": len(record.split.train), "versions": record.content["versions"]}
     write_model(out, network, record.settings, about)
     print(f"{printable(str(out))}: {out.stat().st_size / 1e6:.1f} MB, step {network.step} of {record.workdir}")

@@ -43,6 +43,7 @@ from jaxbrats.model.heads import Head, RegionsHead
 from jaxbrats.report.label_tables import write_label_tables
 from jaxbrats.report.overlays import plot_overlay
 from jaxbrats.runs.networks import run_network
+from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import disk_error
 
@@ -59,7 +60,7 @@ _MODEL = flags.DEFINE_list(
 flags.mark_flags_as_mutual_exclusive(["workdir", "model"], required=True, flag_values=FLAGS)
 _INPUT = flags.DEFINE_string("input", None, "Folder of a case or of a cohort.", required=True, flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the segmentations.", required=True, flag_values=FLAGS)
-_STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a step's number.", flag_values=FLAGS)
+_STEP = flags.DEFINE_string("step", "best", "Checkpoint of a run: best, latest or a step's number.", flag_values=FLAGS)
 _MODE = flags.DEFINE_enum(
     "mode",
     "window",
@@ -179,7 +180,7 @@ def _networks() -> list[Network]:
     Raises:
         InputError: they cannot be read or do not go together.
     """
-    networks = [run_network(pathlib.Path(workdir), _STEP.value) for workdir in _WORKDIR.value or []]
+    networks = [run_network(read_record(workdir), _STEP.value) for workdir in _WORKDIR.value or []]
     networks += [read_model(name) for name in _MODEL.value or []]
     given = {"overlap": _OVERLAP.value, "mirror": _MIRROR.value}
     given = {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Turns a cohort of NIfTI files into training arrays: normalised, cropped about the centre, stacked.
+"""Turns a cohort of NIfTI files into training arrays: normalised, cropped, stacked.
 
     jaxbrats preprocess --raw=ASNR-MICCAI-BraTS2023-GLI --out=data
 

@@ -13,6 +13,7 @@ import io
 import json
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,12 +58,12 @@ def write_model(path: str | pathlib.Path, network: Network, settings: Settings, 
     about = {"format": _FORMAT, "settings": values, "frame": frame, "step": network.step, **about}
     arrays = {"about": np.frombuffer(json.dumps(about, indent=1).encode(), np.uint8)}
     for name, leaf in _by_path(network.variables).items():
-        array = np.asarray(leaf)
-        with np.errstate(over="ignore"):
-            half = array.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise InputError(f"{name} does not fit in half precision: it has values up to {np.abs(array).max():g}")
-        arrays[name] = half if name.startswith("params/") else array
+        array = arrays[name] = np.asarray(leaf)
+        if name.startswith("params/"):
+            with np.errstate(over="ignore"):
+                arrays[name] = array.astype(np.float16)
+            if not np.isfinite(arrays[name]).all():
+                raise InputError(f"{name} does not fit in half precision: it has values up to {np.abs(array).max():g}")
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     with replacing(path) as temporary:
@@ -80,7 +81,7 @@ def read_model(name: str | pathlib.Path) -> Network:
         path = _WEIGHTS / f"{name}.npz"
         if not path.is_file():
             names = ", ".join(sorted(file.stem for file in _WEIGHTS.glob("*.npz"))) or "none"
-            problem = f"no model of the name {name} comes with the package, which has: {names}"
+            problem = f"there is no such folder or model {name}; with the package come: {names}"
             raise InputError(problem, hint="Give one of these, or a file FILE.npz that jaxbrats export wrote")
     try:
         with np.load(path) as file:
@@ -90,7 +91,7 @@ def read_model(name: str | pathlib.Path) -> Network:
         settings, frame = about["settings"], about["frame"]
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", file=path, hint=_HINT) from error
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise InputError("is not a model, or damaged", file=path, hint=_HINT) from error
     if number != _FORMAT:
         raise InputError(f"is of format {number}, expected {_FORMAT}", file=path, hint="Use the jaxbrats that wrote it")

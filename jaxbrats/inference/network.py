@@ -122,6 +122,14 @@ def check_ensemble(networks: Sequence[Network]) -> None:
             if here != first:
                 problem = f"an ensemble needs networks with one {what}: it is {here} here and {first} in "
                 raise InputError(problem + str(networks[0].workdir), file=network.workdir, hint=hint)
+        divisors = smallest_image(network.model, 1).shape[1:4]
+        if any(size % divisor for size, divisor in zip(networks[0].window, divisors, strict=True)):
+            raise InputError(
+                f"an ensemble has the window of its first network, {networks[0].window}; this one needs multiples of "
+                f"{divisors}",
+                file=network.workdir,
+                hint="Name this one first, or predict with each by itself",
+            )
         first, other = _prepared(networks[0]), _prepared(network)
         different = [name for name in first if first[name] != other[name]]
         if networks[0].frame and network.frame and networks[0].frame.is_like(network.frame):

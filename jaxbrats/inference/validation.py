@@ -5,6 +5,7 @@ Each case is scored on its own, so that the scores do not depend on how cases sh
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -80,8 +81,9 @@ def make_validation(
         overlap: Least share of a window that the next one covers.
 
     Returns:
-        A function from a state to loss, Dice, IoU and accuracy of the arrays, each the mean over cases, and to
-        `region_dice` with its mean, in which tumour that the file has outside the array counts as missed. It returns
+        A function from a state to loss (with windows, of the middle one), Dice, IoU and accuracy of the arrays, each
+        the mean over cases, and to `region_dice` with its mean, in which tumour that the file has outside the array
+        counts as missed. It returns
         None where a signal came meanwhile: many cases take longer than a batch system waits.
     """
     outside = np.stack([_outside(case) for case in cases])
@@ -137,8 +139,9 @@ def _in_windows(
 ) -> Callable[[TrainState], Iterator[CaseMetrics]]:
     """From a state to what is measured of each case, windows blended as in prediction.
 
-    Every process cuts all windows and gives its devices their share. So that few shapes are compiled, background is put
-    around a case; the loss, where it is a mean over voxels, is with that.
+    Every process cuts all windows and gives its devices their share. The loss is of the patch about the array's middle,
+    as training sees patches, and counts are of the whole array. So that few shapes are compiled, these are taken with
+    background put around it, which is then subtracted.
     """
     whole, rows = replicated(mesh), process_slice(mesh)
 
@@ -147,23 +150,36 @@ def _in_windows(
         return head.probabilities(model.apply(variables, images))
 
     @jax.jit
-    def measure(blended: jax.Array, labels: jax.Array) -> CaseMetrics:
-        logits = head.logits(blended)
-        return CaseMetrics(loss_function(logits, labels)[None], head.count(logits, labels))
+    def loss_of(blended: jax.Array, labels: jax.Array) -> jax.Array:
+        return loss_function(head.logits(blended)[None], labels[None])
+
+    @jax.jit
+    def count(blended: jax.Array, labels: jax.Array) -> Counts:
+        return head.count(head.logits(blended)[None], labels[None])
+
+    def in_box(blended: np.ndarray, labels: np.ndarray, box: CropBox) -> tuple[np.ndarray, np.ndarray]:
+        around = np.broadcast_to(head.background, (*box.size, head.channels)).copy()
+        around[box.in_box] = blended[box.in_volume]
+        return around, crop(labels, box)
+
+    def measure(blended: np.ndarray, labels: np.ndarray) -> CaseMetrics:
+        box = CropBox((0, 0, 0), padded_shape(labels.shape, window), labels.shape)
+        counts = jax.tree.map(np.array, count(*in_box(blended, labels, box)))
+        for confusion in counts:
+            confusion[:, BACKGROUND, BACKGROUND] -= math.prod(box.size) - labels.size
+        middle = CropBox.about_centre(labels.shape, window)
+        return CaseMetrics(np.asarray(loss_of(*in_box(blended, labels, middle)))[None], counts)
 
     def results(state: TrainState) -> Iterator[CaseMetrics]:
-        def apply(windows: np.ndarray) -> np.ndarray:
+        def apply(windows: np.ndarray) -> jax.Array:
             mine = windows[rows.index * share : (rows.index + 1) * share]
-            return np.asarray(probabilities(state.variables, put_images(mesh, mine)))
+            return probabilities(state.variables, put_images(mesh, mine))
 
         share = batch_size // rows.count
         for case in cases:
             image, labels = read_image(case), read_labels(case)
             blended = predict_probabilities(apply, image, window, overlap, batch_size, False, head.channels)
-            box = CropBox((0, 0, 0), padded_shape(labels.shape, window), labels.shape)
-            around = np.broadcast_to(head.background, (*box.size, head.channels)).copy()
-            around[box.in_box] = blended
-            yield measure(around[None], crop(labels, box)[None])
+            yield measure(blended, labels)
 
     return results
 

@@ -8,12 +8,14 @@ RUN/figures/overlay_*.png      image, truth and prediction, from the worst case 
 All of these are of one evaluation: they take the place of an earlier one's when it is done, the summary last.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.arrays import ArrayCase, identified, identify
 from jaxbrats.data.dataset import Dataset, fingerprint, read_dataset
 from jaxbrats.data.preprocessing import Preprocessing
@@ -29,8 +31,10 @@ from jaxbrats.evaluation.evaluate import (
     score,
 )
 from jaxbrats.evaluation.volumes import ScoredArrays, ScoredCase, ScoredFiles
-from jaxbrats.inference.network import Network, load_network
+from jaxbrats.inference.network import Network
+from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.report.ranked import draw_overlays
+from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import RunRecord, check_data, portable, read_record
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
@@ -64,10 +68,16 @@ def evaluate_run(
 
 
 def is_evaluated(record: RunRecord, step: int) -> bool:
-    """Whether the run's summary is of this checkpoint, on all its validation cases and without a problem."""
+    """Whether the run's summary is of this checkpoint and post-processing, on all its validation cases and without a
+    problem.
+    """
     summary = read_summary(record.workdir)
     own = fingerprint(record.cases[name] for name in record.split.val)
-    return (summary.get("step"), summary.get("fingerprint"), summary.get("problems")) == (step, own, [])
+    asked = read_postprocessing(record.workdir, record.settings.postprocessing)
+    # A summary that does not say is of a time when evaluation did none.
+    done = summary.get("postprocessing", dataclasses.asdict(Postprocessing()))
+    found = (summary.get("step"), summary.get("fingerprint"), summary.get("problems"), done)
+    return found == (step, own, [], dataclasses.asdict(asked))
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
@@ -124,7 +134,7 @@ def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]
 
 
 def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
-    network = load_network(record.workdir, record.settings, record.frame, step)
+    network = run_network(record, step)
     problems: list[InputError] = []
     cases = cases_to_score(record, dataset, own, problems)
     files_of = raw_cases(dataset, cases, problems)
@@ -159,6 +169,8 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
             "data": portable(dataset.folder, record.workdir),
             "fingerprint": fingerprint(case.content for case in cases),
             "scored": "arrays" if files_of is None else "whole volumes",
+            "inference": dataclasses.asdict(network.inference),
+            "postprocessing": dataclasses.asdict(network.postprocessing),
             "cases": len(scored),
             "problems": [str(problem) for problem in problems],
             "regions": summary,

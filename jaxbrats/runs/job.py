@@ -169,7 +169,12 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
     for name, value in made.to_dict().items():
         if value != configured.to_dict()[name]:
             print(f"data.{name} = {value}, as the arrays in {dataset.folder} were made")
-    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(made)))
+    try:
+        return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(made)))
+    except InputError as error:
+        hint = "Give --config.data.patch=X,Y,Z that suits the arrays, or none for whole ones of one size"
+        problem = f"holds arrays that the config does not suit: {error.problem}"
+        raise InputError(problem, file=dataset.folder, hint=hint) from error
 
 
 def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple[RunRecord, list[ArrayCase]]:

@@ -6,7 +6,7 @@ import pathlib
 from jaxbrats.inference.exported import read_model
 from jaxbrats.inference.network import Network, load_network
 from jaxbrats.inference.postprocess import read_postprocessing
-from jaxbrats.runs.record import read_record
+from jaxbrats.runs.record import RunRecord, read_record
 
 
 def find_network(place: str | pathlib.Path, step: str = "best") -> Network:
@@ -22,15 +22,14 @@ def find_network(place: str | pathlib.Path, step: str = "best") -> Network:
         InputError: there is none, or it cannot be read.
     """
     path = pathlib.Path(place)
-    return run_network(path, step) if path.is_dir() else read_model(place)
+    return run_network(read_record(path), step) if path.is_dir() else read_model(place)
 
 
-def run_network(workdir: pathlib.Path, step: str = "best") -> Network:
+def run_network(record: RunRecord, step: str = "best") -> Network:
     """The network of a run with the post-processing that it was tuned for, by default that of its settings.
 
     Raises:
-        InputError: there is no run, or no such checkpoint, or one that cannot be read.
+        InputError: there is no such checkpoint, or one that cannot be read.
     """
-    record = read_record(workdir)
-    network = load_network(workdir, record.settings, record.frame, step)
-    return dataclasses.replace(network, postprocessing=read_postprocessing(workdir, network.postprocessing))
+    network = load_network(record.workdir, record.settings, record.frame, step)
+    return dataclasses.replace(network, postprocessing=read_postprocessing(record.workdir, network.postprocessing))

@@ -1,11 +1,14 @@
 """The coarser cohort: means and most frequent labels by hand, where its voxels lie, and going on after a stop."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from jaxbrats.data.labels import MODALITIES
 from jaxbrats.data.raw.cases import find_cases
+from jaxbrats.system.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,19 @@ def test_a_cohort(program, tiny_cohort, tmp_path):
     assert {path: path.read_bytes() for path in written} == {path: content for path, (content, _) in written.items()}
     kept = [path for path in written if path.parent.name != name]
     assert all(path.stat().st_mtime_ns == written[path][1] for path in kept)
+
+
+def test_a_case_that_cannot_be_used_is_named_and_the_others_go_on(program, tiny_cohort, tmp_path, capsys):
+    raw, out = tmp_path / "raw", tmp_path / "coarse"
+    first, second, *_ = sorted(tiny_cohort.iterdir())
+    for case in (first, second):
+        shutil.copytree(case, raw / case.name)
+    (raw / first.name / f"{first.name}-seg.nii.gz").unlink()
+    program.FLAGS(["real_cohort", f"--raw={raw}", f"--out={out}", "--factor=2"])
+    assert program.main() == 1
+    shown = capsys.readouterr()
+    assert f"not used: case {first.name}: has no segmentation" in shown.err and "1 cases" in shown.out
+    assert (out / second.name / f"{second.name}-seg.nii.gz").exists()
+    program.FLAGS(["real_cohort", f"--raw={raw}", f"--out={out}", "--factor=3"])
+    with pytest.raises(InputError, match="was made with another --factor"):
+        program.main()

@@ -196,3 +196,12 @@ def test_the_checksum_is_of_the_parameters(network):
     leaves, tree = jax.tree.flatten(jax.tree.map(np.array, network.variables))
     leaves[-1].flat[-1] += 1e-6
     assert dataclasses.replace(network, variables=jax.tree.unflatten(tree, leaves)).checksum() != network.checksum()
+
+
+def test_an_ensemble_has_a_window_that_suits_all(network):
+    thin = dataclasses.replace(network, window=(16, 16, 1))
+    module.check_ensemble([network, thin])
+    with pytest.raises(
+        InputError, match=r"window of its first network, \(16, 16, 1\); this one needs multiples of \(2, "
+    ):
+        module.check_ensemble([thin, network])

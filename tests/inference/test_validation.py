@@ -117,7 +117,7 @@ def test_in_windows_the_scores_are_those_of_what_the_predictor_gives(tmp_path, h
     settings = Settings(conv="direct", model=model, loss=Loss(terms=loss))
     model, loss = make_model(settings), make_loss(settings.loss, head)
     state = init_state(model, make_optimizer(1e-2, "constant", 10), 0, 2)
-    cases, expected = [], []
+    cases, expected, right, voxels = [], [], 0, 0
     for number, shape in enumerate(((8, 8, 8), (5, 8, 11), (13, 9, 8))):
         case = ArrayCase(f"{number}", f"{number}", tmp_path / f"{number}-image.npy", tmp_path / f"{number}-mask.npy")
         image, labels = rng.normal(size=(*shape, 2)).astype(np.float32), rng.integers(0, 4, shape).astype(np.uint8)
@@ -126,12 +126,14 @@ def test_in_windows_the_scores_are_those_of_what_the_predictor_gives(tmp_path, h
         cases.append(case)
         network = Network(tmp_path, 0, None, model, state.variables, window, head=head)
         predicted = Predictor([network], window).labels(image)
+        right, voxels = right + np.sum(predicted == labels), voxels + labels.size
         expected.append([dice(np.isin(predicted, region), np.isin(labels, region)) for region in REGIONS.values()])
     for mesh, batch in ((make_mesh(1, 1, 1), 1), (make_mesh(2, 2, 2), 2)):
         validate = make_validation(mesh, model, loss, head, cases, batch, window)
         scores = validate(replicate(mesh, state), StopFlag())
         found = [scores["region_dice"][region] for region in REGIONS]
         assert found == pytest.approx(np.mean(expected, axis=0), abs=2e-3)
+        assert scores["accuracy"] == pytest.approx(right / voxels, abs=2e-3)  # of the arrays, nothing around them
         if mesh.size == 1:
             first = make_validation(mesh, model, loss, head, cases[:1], batch, window)(state, StopFlag())["loss"]
             whole = make_validation(mesh, model, loss, head, cases[:1], batch)(state, StopFlag())["loss"]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from jaxbrats import commands
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation.tables import read_csv
-from jaxbrats.runs.evaluate import evaluate_run, scored_by
+from jaxbrats.inference.postprocess import write_postprocessing
+from jaxbrats.runs.evaluate import evaluate_run, is_evaluated, scored_by
 from jaxbrats.runs.record import read_record
 
 
@@ -75,6 +77,18 @@ def test_the_settings_say_how_both_predict(run, tiny_cohort, tmp_path):
     assert (plain != mirrored).any() and (options["mirror"], options["overlap"]) == (True, 0.25)
     removed, options = predicted("removed", postprocessing={"component_mm3": 1e9})
     assert plain.any() and not removed.any() and options["postprocess"]["component_mm3"] == 1e9
+
+
+def test_a_run_that_was_tuned_is_evaluated_anew_as_it_predicts(run):
+    step = evaluate_run(run) and json.loads((run / "evaluation" / "summary.json").read_text())["step"]
+    assert is_evaluated(read_record(run), step)
+    write_postprocessing(run, Postprocessing(component_mm3=1e9), {})
+    assert not is_evaluated(read_record(run), step)
+    evaluate_run(run)
+    assert is_evaluated(read_record(run), step)
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert summary["postprocessing"]["component_mm3"] == 1e9 and summary["inference"]["mirror"] is False
+    assert not any(row["volume_pred_mm3"] for row in rows_of(run).values())
 
 
 def test_what_was_scored_is_read_again(run, tiny_cohort):
