@@ -6,6 +6,7 @@ import pathlib
 import resource
 import shutil
 import subprocess
+from multiprocessing import forkserver
 
 import pytest
 
@@ -22,6 +23,8 @@ PREPROCESS = ("--crop=16,16,16", "--modalities=t2f,t1c", "--min_tumour=0", "--wo
 @contextlib.contextmanager
 def largest_file(size):
     """Lets the system refuse (EFBIG) what makes a file larger than so many bytes, as it refuses on a full disk."""
+    # The server that starts worker processes lives on, and would keep the limit if it were started within.
+    forkserver.ensure_running()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

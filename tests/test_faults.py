@@ -20,7 +20,7 @@ from jaxbrats import commands, main
 from jaxbrats.data import manifest
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.inference import validation
-from jaxbrats.train import checkpoints, loop
+from jaxbrats.train import checkpoints, compilation
 from jaxbrats.train.logs import read_metrics
 
 
@@ -176,7 +176,7 @@ def poisoned(tiny_run, tmp_path, monkeypatch, training_alone):
     content = json.loads((data / "manifest.json").read_text())
     content["cases"][case]["checksum"]["mask"] = manifest.checksum(labels)
     (data / "manifest.json").write_text(json.dumps(content))
-    jit_train_step = loop.jit_train_step
+    jit_train_step = compilation.jit_train_step
 
     def poisoned_step(mesh, model, optimizer, loss, *rest, **options):
         def poisoned_loss(logits, labels):
@@ -185,7 +185,7 @@ def poisoned(tiny_run, tmp_path, monkeypatch, training_alone):
 
         return jit_train_step(mesh, model, optimizer, poisoned_loss, *rest, **options)
 
-    monkeypatch.setattr(loop, "jit_train_step", poisoned_step)
+    monkeypatch.setattr(compilation, "jit_train_step", poisoned_step)
     return data, case
 
 
