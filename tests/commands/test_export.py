@@ -2,18 +2,21 @@
 
 import contextlib
 import json
+import pathlib
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import jaxbrats
 from jaxbrats import commands
 from jaxbrats.config.inference import Postprocessing
 from jaxbrats.inference.exported import read_model
 from jaxbrats.inference.postprocess import write_postprocessing
 from jaxbrats.runs.networks import find_network
 from jaxbrats.runs.record import read_record
+from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system.errors import InputError
 
 
@@ -70,7 +73,7 @@ def changed(path, folder, **changes):
 
 
 def test_what_is_no_model_is_refused(exported, tmp_path):
-    with pytest.raises(InputError, match=r"no such folder or model nemo; with the package come: "):
+    with pytest.raises(InputError, match=r"no such folder or model nemo; with the package come: demo"):
         find_network("nemo")
     with pytest.raises(InputError, match=r"gone.npz: cannot be read \(No such file"):
         find_network(tmp_path / "gone.npz")
@@ -108,3 +111,20 @@ def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys
         arguments = ["predict", *sources, f"--input={tiny_cohort}", f"--output={tmp_path / 'out'}"]
         assert commands.run(arguments) == 2
         assert "workdir, model" in capsys.readouterr().err
+
+
+def test_the_model_that_comes_with_the_package(tmp_path):
+    """What it finds in a phantom means nothing, but lies on the phantom's voxels."""
+    model = find_network("demo")
+    assert model.preprocessing.modalities == ("t2f", "t1c", "t2w", "t1n") and model.frame.spacing_mm == (3, 3, 3)
+    folder = pathlib.Path(jaxbrats.__file__).parent / "weights"
+    assert (folder / "demo.npz").stat().st_size < 8e6
+    card = (folder / "demo.md").read_text()
+    for said in ("CC BY 3.0", "Bakas", "Not a medical device", "## How good it is"):
+        assert said in card
+    write_cohort(tmp_path / "raw", 1, (60, 60, 40), seed=0, workers=1)
+    (case,) = [path for path in (tmp_path / "raw").iterdir() if path.is_dir()]
+    labels, affine = jaxbrats.segment(case)
+    file = nib.load(case / f"{case.name}-t1c.nii.gz")
+    assert labels.shape == file.shape and set(np.unique(labels)) <= {0, 1, 2, 3}
+    np.testing.assert_allclose(affine, file.affine, atol=1e-4)
