@@ -40,6 +40,8 @@ def small_networks(monkeypatch):
 
     monkeypatch.setattr(proposal, "step_memory", account)
     monkeypatch.setattr(proposal, "FEATURES", (4, 6))
+    short = ("data.normalization", "data.min_tumour", "model.norm", "model.dropout", "model.head", "loss.terms")
+    monkeypatch.setattr(proposal, "RECIPE", {name: proposal.RECIPE[name] for name in short})
     monkeypatch.setattr(proposal, "SHARE_BEFORE_REMAT", 0.9)
     monkeypatch.setattr(proposal, "LEAST_SHARE", 0.8)
 

@@ -66,7 +66,9 @@ def test_the_arrays_alone_give_the_same_scores(run, tmp_path):
     assert both[0] == both[1]
 
 
-def test_it_goes_on_and_checks_the_cohort_with_the_same_box(run, tiny_config, tiny_cohort, tmp_path, capsys):
+def test_it_goes_on_and_checks_the_cohort_with_the_same_box(
+    run, tiny_config, tiny_cohort, tmp_path, training_alone, capsys
+):
     shutil.copytree(run, tmp_path / "run")
     assert train(tiny_config, tiny_cohort, tmp_path / "run", 2) == 0
     assert len([line for line in read_metrics(tmp_path / "run") if line["split"] == "val"]) == 2
