@@ -7,8 +7,7 @@ best and the worst lie 0.8 points of Dice apart (Isensee et al. 2024, nnU-Net Re
 and residual encoders take about twice the time of a step. configs/brats_3mm.py is the same recipe for 3 mm voxels,
 which two CPU cores train in half an hour; its scores are in the README.
 
-Sizes are for a GPU of 24 GB and 1 mm voxels. Two CPU cores take 20 s a step with --config.dtype=float32, in 10.9 GiB by
-XLA's account of that program.
+Sizes are for a GPU of 24 GB and 1 mm voxels.
 
 Expect no published score yet: at 1 mm it has not been trained here.
 """

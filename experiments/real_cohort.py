@@ -84,10 +84,11 @@ def main() -> int:
     """Writes what is missing; 1 if a case could not be used."""
     out = pathlib.Path(_OUT.value)
     cohort = find_cases(_RAW.value, MODALITIES)
-    done = [case for case in cohort.cases if (out / case.name / f"{case.name}-seg.nii.gz").exists()]
+    todo, done = [], []
+    for case in cohort.cases:
+        (done if (out / case.name / f"{case.name}-seg.nii.gz").exists() else todo).append(case)
     for case in done[:1]:
         check_factor(case, out, _FACTOR.value)
-    todo = [case for case in cohort.cases if case not in done]
     work = functools.partial(write_case, out=out, factor=_FACTOR.value)
     results = map_in_processes(work, todo, available_cpus(), name=lambda case: case.name)
     bar = tqdm(results, "coarsening", total=len(todo), unit="case", dynamic_ncols=True)

@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices on one processor, to test what splits over several. JAX reads this when it first looks for devices.
-# XLA's older way to write loops compiles in three quarters of the time; tests in processes without it have the new one.
+# XLA's older way to write loops compiles sooner; tests in processes without the flag have what users run.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false"
 )

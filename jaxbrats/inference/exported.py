@@ -17,8 +17,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import jaxbrats
 from jaxbrats.config.settings import Settings, from_config
@@ -29,8 +30,6 @@ from jaxbrats.system.files import replacing
 
 _FORMAT = 1
 _WEIGHTS = pathlib.Path(jaxbrats.__file__).parent / "weights"
-# Settings that tell of the machine it was trained on, and mean nothing elsewhere.
-_PATHS = {"data.dir": "", "data.raw_dir": "", "data.split": "", "init_from": ""}
 _HINT = "Give a file that jaxbrats export wrote"
 
 
@@ -46,18 +45,14 @@ def write_model(path: str | pathlib.Path, network: Network, settings: Settings, 
     Raises:
         InputError: a parameter is too large for half precision.
     """
-    settings = dataclasses.replace(settings, inference=network.inference, postprocessing=network.postprocessing)
-    values = settings.to_dict()
-    for name, value in _PATHS.items():
-        *groups, last = name.split(".")
-        group = values
-        for part in groups:
-            group = group[part]
-        group[last] = value
+    # Without what tells of the machine it was trained on.
+    data = dataclasses.replace(settings.data, dir="", raw_dir="", split="")
+    applied = {"inference": network.inference, "postprocessing": network.postprocessing}
+    values = dataclasses.replace(settings, data=data, init_from="", **applied).to_dict()
     frame = network.frame and network.frame.to_dict()
     about = {"format": _FORMAT, "settings": values, "frame": frame, "step": network.step, **about}
     arrays = {"about": np.frombuffer(json.dumps(about, indent=1).encode(), np.uint8)}
-    for name, leaf in _by_path(network.variables).items():
+    for name, leaf in flatten_dict(network.variables, sep="/").items():
         array = arrays[name] = np.asarray(leaf)
         if name.startswith("params/"):
             with np.errstate(over="ignore"):
@@ -96,22 +91,13 @@ def read_model(name: str | pathlib.Path) -> Network:
     if number != _FORMAT:
         raise InputError(f"is of format {number}, expected {_FORMAT}", file=path, hint="Use the jaxbrats that wrote it")
     settings = from_config(settings, path)
-    shapes = shapes_of(settings)
-    expected = {name: leaf.shape for name, leaf in _by_path(shapes).items()}
+    shapes = flatten_dict(shapes_of(settings), sep="/")
+    expected = {name: leaf.shape for name, leaf in shapes.items()}
     found = {name: array.shape for name, array in arrays.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
         problem = f"{wrong} has shape {found.get(wrong)}, expected {expected.get(wrong)}"
         raise InputError(problem, file=path, hint="Use the jaxbrats that wrote it")
-    variables = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: jax.numpy.asarray(arrays[_path(keys)], leaf.dtype), shapes
-    )
-    return network_of(settings, Frame.from_dict(frame) if frame else None, path, step, variables)
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _path(keys: tuple) -> str:
-    return "/".join(str(key.key) for key in keys)
+    variables = {name: jnp.asarray(arrays[name], leaf.dtype) for name, leaf in shapes.items()}
+    frame = Frame.from_dict(frame) if frame else None
+    return network_of(settings, frame, path, step, unflatten_dict(variables, sep="/"))

@@ -20,8 +20,10 @@ from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import write_labels, write_map
+from jaxbrats.inference.network import Network
 from jaxbrats.inference.patient import Patient, read_patient
 from jaxbrats.inference.postprocess import Postprocessing, postprocess
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.inference.source_files import SourceFile
 from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.system.errors import InputError
@@ -56,6 +58,22 @@ class Segmentation:
     sources: dict[str, SourceFile]
     missing: tuple[str, ...]
     warnings: tuple[InputError, ...]
+
+
+def predict_by_settings(
+    cases: Sequence[Case], network: Network, folder: pathlib.Path | None
+) -> Iterator[Segmentation | InputError]:
+    """As `predict_cases`, by a run's network as its settings have it applied."""
+    return predict_cases(
+        cases,
+        Predictor.of(network),
+        network.preprocessing,
+        folder,
+        frame=network.frame,
+        postprocessing=network.postprocessing,
+        head=network.head,
+        missing_allowed=network.missing_allowed,
+    )
 
 
 def predict_cases(

@@ -83,14 +83,18 @@ def make_validation(
     Returns:
         A function from a state to loss (with windows, of the middle one), Dice, IoU and accuracy of the arrays, each
         the mean over cases, and to `region_dice` with its mean, in which tumour that the file has outside the array
-        counts as missed. It returns
-        None where a signal came meanwhile: many cases take longer than a batch system waits.
+        counts as missed. It returns None where a signal came meanwhile: many cases take longer than a batch system
+        waits.
     """
     outside = np.stack([_outside(case) for case in cases])
     if window is None:
-        results_of = _whole_arrays(mesh, model, loss_function, head, cases, batch_size)
+        step = jit_validation_step(mesh, model, loss_function, head)
+        results_of = functools.partial(_whole_arrays, mesh, step, cases, batch_size)
     else:
-        results_of = _in_windows(mesh, model, loss_function, head, cases, batch_size, window, overlap)
+        predict, measure = _jit_probabilities(mesh, model, head), _make_measure(loss_function, head, window)
+        options = {"window": window, "overlap": overlap, "batch": batch_size, "num_classes": head.channels}
+        blend = functools.partial(predict_probabilities, on_device=False, **options)
+        results_of = functools.partial(_in_windows, mesh, predict, blend, measure, cases, batch_size)
 
     def validate(state: TrainState, stop: StopFlag) -> dict[str, Any] | None:
         results = []
@@ -109,45 +113,61 @@ def make_validation(
 
 def _whole_arrays(
     mesh: jax.sharding.Mesh,
-    model: nn.Module,
-    loss_function: LossFunction,
-    head: Head,
+    step: Callable[[TrainState, Batch], CaseMetrics],
     cases: Sequence[ArrayCase],
     batch_size: int,
-) -> Callable[[TrainState], Iterator[CaseMetrics]]:
-    """From a state to what is measured of each batch of whole arrays."""
-    step, rows = jit_validation_step(mesh, model, loss_function, head), process_slice(mesh)
-
-    def results(state: TrainState) -> Iterator[CaseMetrics]:
-        options = {"batch_size": batch_size, "process_index": rows.index, "process_count": rows.count}
-        with validation_batches(cases, **options) as batches:
-            for batch in batches:
-                yield step(state, put_batch(mesh, batch))
-
-    return results
+    state: TrainState,
+) -> Iterator[CaseMetrics]:
+    """What is measured of each batch of whole arrays."""
+    rows = process_slice(mesh)
+    options = {"batch_size": batch_size, "process_index": rows.index, "process_count": rows.count}
+    with validation_batches(cases, **options) as batches:
+        for batch in batches:
+            yield step(state, put_batch(mesh, batch))
 
 
 def _in_windows(
     mesh: jax.sharding.Mesh,
-    model: nn.Module,
-    loss_function: LossFunction,
-    head: Head,
+    predict: Callable[[Any, jax.Array], jax.Array],
+    blend: Callable[..., np.ndarray],
+    measure: Callable[[np.ndarray, np.ndarray], CaseMetrics],
     cases: Sequence[ArrayCase],
     batch_size: int,
-    window: Size,
-    overlap: float,
-) -> Callable[[TrainState], Iterator[CaseMetrics]]:
-    """From a state to what is measured of each case, windows blended as in prediction.
+    state: TrainState,
+) -> Iterator[CaseMetrics]:
+    """What is measured of each case, windows blended as in prediction.
 
-    Every process cuts all windows and gives its devices their share. The loss is of the patch about the array's middle,
-    as training sees patches, and counts are of the whole array. So that few shapes are compiled, these are taken with
-    background put around it, which is then subtracted.
+    Every process cuts all windows and gives its devices their share.
     """
-    whole, rows = replicated(mesh), process_slice(mesh)
+    rows = process_slice(mesh)
+    share = batch_size // rows.count
 
-    @functools.partial(jax.jit, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
+    def apply(windows: np.ndarray) -> jax.Array:
+        mine = windows[rows.index * share : (rows.index + 1) * share]
+        return predict(state.variables, put_images(mesh, mine))
+
+    for case in cases:
+        yield measure(blend(apply, read_image(case)), read_labels(case))
+
+
+def _jit_probabilities(mesh: jax.sharding.Mesh, model: nn.Module, head: Head) -> Callable[[Any, jax.Array], jax.Array]:
+    """From variables and windows to probabilities, compiled over the mesh."""
+
     def probabilities(variables: Any, images: jax.Array) -> jax.Array:
         return head.probabilities(model.apply(variables, images))
+
+    whole = replicated(mesh)
+    return jax.jit(probabilities, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
+
+
+def _make_measure(
+    loss_function: LossFunction, head: Head, window: Size
+) -> Callable[[np.ndarray, np.ndarray], CaseMetrics]:
+    """From the blended probabilities `(X, Y, Z, K)` and labels `(X, Y, Z)` of a case to loss and counts.
+
+    The loss is of the patch about the array's middle, as training sees patches, and counts are of the whole array. So
+    that few shapes are compiled, these are taken with background put around it, which is then subtracted.
+    """
 
     @jax.jit
     def loss_of(blended: jax.Array, labels: jax.Array) -> jax.Array:
@@ -170,18 +190,7 @@ def _in_windows(
         middle = CropBox.about_centre(labels.shape, window)
         return CaseMetrics(np.asarray(loss_of(*in_box(blended, labels, middle)))[None], counts)
 
-    def results(state: TrainState) -> Iterator[CaseMetrics]:
-        def apply(windows: np.ndarray) -> jax.Array:
-            mine = windows[rows.index * share : (rows.index + 1) * share]
-            return probabilities(state.variables, put_images(mesh, mine))
-
-        share = batch_size // rows.count
-        for case in cases:
-            image, labels = read_image(case), read_labels(case)
-            blended = predict_probabilities(apply, image, window, overlap, batch_size, False, head.channels)
-            yield measure(blended, labels)
-
-    return results
+    return measure
 
 
 def _outside(case: ArrayCase) -> np.ndarray:

@@ -157,8 +157,12 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
         InputError: the arrays do not fit the network, or have other channels than the modalities named.
     """
     configured = Preprocessing.of(settings.data)
-    made = dataset.preprocessing or dataclasses.replace(configured, crop=array_shape(dataset.cases)[:3])
-    channels = array_shapes(dataset.cases)[0][3]
+    made = dataset.preprocessing
+    if made is None:
+        *crop, channels = array_shape(dataset.cases)
+        made = dataclasses.replace(configured, crop=tuple(crop))
+    else:
+        channels = array_shapes(dataset.cases)[0][3]
     if len(made.modalities) != channels:
         raise InputError(
             f"the arrays have {channels} channels, config.data.modalities names {len(made.modalities)}: "

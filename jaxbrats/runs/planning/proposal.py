@@ -4,7 +4,6 @@ import bisect
 import dataclasses
 import functools
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -169,9 +168,7 @@ def chosen_settings(facts: Facts, candidate: Candidate, platform: str) -> dict[s
 def as_config(settings: Mapping[str, Any]) -> Any:
     """The defaults with these settings, `{"data.patch": (64, 64, 64)}`, changed."""
     config = default()
-    for name, value in settings.items():
-        *groups, last = name.split(".")
-        functools.reduce(operator.getitem, groups, config)[last] = value
+    config.update_from_flattened_dict(settings)
     return config
 
 
