@@ -168,7 +168,7 @@ def resumed_from(workdir: pathlib.Path) -> int:
     output = _output(workdir).read_text()
     if "evaluating" in output and "a step takes" not in output:
         return read_metrics(workdir)[-1]["step"]  # all steps were done
-    match = re.search(r"going on after step (\d+)", output)
+    match = re.search(r"resuming after step (\d+)", output)
     return int(match[1]) if match else 0
 
 

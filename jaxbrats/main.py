@@ -92,7 +92,7 @@ def _take_changes(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list
     A bool may be given as --config.NAME alone.
 
     Raises:
-        InputError: a name is no setting, or has no value.
+        InputError: a name is not a setting, or has no value.
     """
     from jaxbrats.config.settings import Settings
     from jaxbrats.config.typed import type_of

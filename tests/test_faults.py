@@ -60,14 +60,14 @@ def test_signals_and_kills_change_nothing(tiny_run, tiny_config, tmp_path):
         process.send_signal(number)
         assert process.wait(60) == code
         step = read_metrics(workdir)[-1]["step"]
-        message = f"stopped by {name} after step {step}, which is saved; the same command goes on from there"
+        message = f"stopped by {name} after step {step}, which is saved; run the same command again to resume"
         assert message in output.read_text().splitlines()
         assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == step
     process = start(tmp_path, "train", *arguments)
     wait_for(lambda: list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")), process)
     process.kill()
     process.wait()
-    assert f"going on after step {step} of 9" in output.read_text()
+    assert f"resuming after step {step} of 9" in output.read_text()
     assert start(tmp_path, "train", *arguments).wait(120) == 0
     assert start(tmp_path, "train", *settings, f"--workdir={tmp_path / 'alone'}").wait(120) == 0
     assert faults.result(workdir) == faults.result(tmp_path / "alone")
@@ -83,7 +83,7 @@ def test_one_cpu_and_one_device(tiny_cohort, tiny_config, tmp_path):
     arguments += [*SINGLE, "--config.data.workers=0"]
     os.sched_setaffinity(0, {min(before)})  # processes that it starts inherit it
     try:
-        for epochs, line in (("1", "validation cases from"), ("2", "going on after step 3 of 6")):
+        for epochs, line in (("1", "validation cases from"), ("2", "resuming after step 3 of 6")):
             process = start(tmp_path, "train", *arguments, f"--config.num_epochs={epochs}")
             assert process.wait(200) == 0, (tmp_path / "output.txt").read_text()
             assert line in (tmp_path / "output.txt").read_text()
@@ -123,7 +123,7 @@ def test_a_signal_to_any_command_is_a_line_and_a_code(capsys, number, code):
     finally:
         signal.signal(signal.SIGINT, here)
     name = signal.Signals(number).name
-    assert capsys.readouterr().err == f"jaxbrats evaluate: stopped by {name}; the same command goes on from there\n"
+    assert capsys.readouterr().err == f"jaxbrats evaluate: stopped by {name}; run the same command again to resume\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -136,7 +136,7 @@ def test_preprocessing_stopped_by_sigterm_goes_on(tiny_cohort, tmp_path):
     process.terminate()
     assert process.wait(30) == 143
     last = (tmp_path / "output.txt").read_text().splitlines()[-1]
-    assert last == "jaxbrats preprocess: stopped by SIGTERM; the same command goes on from there"
+    assert last == "jaxbrats preprocess: stopped by SIGTERM; run the same command again to resume"
     assert commands.run([*arguments, "--workers=1"]) == 0
     assert len(read_dataset(out).cases) == 8
     assert not list(out.rglob(".partial-*"))

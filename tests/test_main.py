@@ -191,7 +191,7 @@ def test_mistakes_end_in_a_line(tiny_config, tmp_path, capsys, arguments, code, 
     ("text", "message"),
     [
         (None, "is not there"),
-        ("def get_config(:", "is no config, a Python file with get_config() that returns a ConfigDict (SyntaxError"),
+        ("def get_config(:", "is not a config: a Python file with get_config() that returns a ConfigDict (SyntaxError"),
         ("import sys; sys.exit('bye')", "(SystemExit: bye)"),
         ("x = 1", "(KeyError: 'get_config')"),
         ("def get_config():\n  return None", "is no config"),

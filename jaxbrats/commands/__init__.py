@@ -101,7 +101,7 @@ def finish(name: str, work: Callable[[], int]) -> int:
             return work()
     except (KeyboardInterrupt, Terminated) as stopped:
         number = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
-        print(f"{name}: stopped by {number.name}; the same command goes on from there", file=sys.stderr)
+        print(f"{name}: stopped by {number.name}; run the same command again to resume", file=sys.stderr)
         return 128 + number
     except Exception as error:
         message = describe(error)

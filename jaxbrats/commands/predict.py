@@ -141,7 +141,7 @@ def main() -> int:
     with open_output(folder, made, cohort.cases, lambda case: [*output_names(case, maps), f"{case}.png"]) as output:
         write_label_tables(folder, BRATS_2023 if _CONVENTION.value == "2023" else BRATS_2021)
         if output.already:
-            print(f"{output.already} of {len(cohort.cases)} cases are there already")
+            print(f"{output.already} of {len(cohort.cases)} cases were segmented before")
         results = predict_cases(
             output.todo,
             predictor,

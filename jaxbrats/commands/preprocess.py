@@ -48,5 +48,5 @@ def main() -> int:
     share = f" in shard {shard}" if shard.count > 1 else ""
     print(f"{len(records)} cases{share}: {counts}. Arrays in {printable(_OUT.value)}")
     if missing := manifest.get("missing"):
-        print(f"not yet there: shard {', '.join(missing)}")
+        print(f"still missing: shard {', '.join(missing)}")
     return 1 if by_status[FAILED] else 0

@@ -28,7 +28,7 @@ def load_config(name: str | pathlib.Path, changes: Iterable[tuple[str, str]] = (
         changes: Settings to change after that: dotted name and text.
 
     Raises:
-        InputError: the file is not there or no config; a name is no setting, or a value of the wrong type.
+        InputError: the file is missing or not a config; a name is not a setting, or a value of the wrong type.
     """
     path, arguments = split_arguments(name)
     if not path.is_file():
@@ -88,5 +88,5 @@ def _of_python(path: pathlib.Path) -> dict:
     # The file is a program: it raises anything, and may even end this one.
     except (Exception, SystemExit) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        problem = f"is no config, a Python file with get_config() that returns a ConfigDict ({what})"
+        problem = f"is not a config: a Python file with get_config() that returns a ConfigDict ({what})"
         raise InputError(problem, file=path, hint="Take one of configs/ as a pattern") from error

@@ -128,7 +128,7 @@ def _check_unchanged(case: ArrayCase, path: pathlib.Path, index: int) -> None:
             "was written by something else while it was in use",
             case=case.name,
             file=path,
-            hint="Give the same command again: it checks whether the array is still the one that the run began with",
+            hint="Run the same command again: it checks whether the array is still the one that the run began with",
         )
 
 

@@ -61,7 +61,7 @@ def preprocess_cohort(
 
     All arrays are in the orientation and spacing that most cases have (see `alignment.cohort_frame`). Run again it
     makes only what is missing or whose files hold something else (where size or time differ, the content decides), and
-    tries failed cases anew; with other settings or another frame it makes everything. Arrays of cases that are gone or
+    tries failed cases again; with other settings or another frame it makes everything. Arrays of cases that are gone or
     no longer kept are deleted.
 
     Args:
@@ -78,7 +78,7 @@ def preprocess_cohort(
 
     Raises:
         InputError: no case is found, another run is at work in `out_dir`, `out_dir` holds arrays that no manifest
-            lists, other shards there were begun with other settings or another number, or a worker process died.
+            lists, other shards there were started with other settings or another number, or a worker process died.
         OSError: an array cannot be written (full disk, no permission).
     """
     raw, out = pathlib.Path(raw_dir), pathlib.Path(out_dir)
@@ -211,7 +211,7 @@ def _manifests(out: pathlib.Path, head: dict[str, Any], shard: Shard) -> list[di
     for other, manifest in parts.items():
         if other.count != shard.count:
             raise InputError(
-                f"was begun in {other.count} shards, so shard {shard} does not belong to it",
+                f"was started with {other.count} shards, so shard {shard} does not belong to it",
                 file=out,
                 hint=f"Go on with {other.count} shards, or run once without --shard: finished cases are kept",
             )
@@ -219,7 +219,7 @@ def _manifests(out: pathlib.Path, head: dict[str, Any], shard: Shard) -> list[di
             made, wanted = manifest["settings"], head["settings"]
             name = next(name for name, value in wanted.items() if made[name] != value)
             raise InputError(
-                f"shard {other} was made with {name} = {made[name]}, shard {shard} is to be with {wanted[name]}",
+                f"shard {other} was made with {name} = {made[name]}, shard {shard} would be made with {wanted[name]}",
                 file=out,
                 hint="Give all shards the same settings, or choose another folder",
             )

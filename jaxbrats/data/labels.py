@@ -17,7 +17,7 @@ LABEL_TITLES = ("background", "necrosis (NCR)", "edema (ED)", "enhancing tumour 
 
 # The nested regions that BraTS scores, as sets of labels: whole tumour, tumour core, enhancing tumour.
 REGIONS = {"WT": (NCR, ED, ET), "TC": (NCR, ET), "ET": (ET,)}
-# Rows of every score table: the regions, then the labels that are no region of their own.
+# Rows of every score table: the regions, then the labels that are not a region of their own.
 SCORED = {**REGIONS, "NCR": (NCR,), "ED": (ED,)}
 
 # File label -> project label, by the convention of the file.

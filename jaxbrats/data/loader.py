@@ -265,7 +265,7 @@ def _flags_parsed() -> Iterator[None]:
 def _rows(batch_size: int, process_index: int, process_count: int) -> range:
     if batch_size < 1 or batch_size % process_count:
         hint = "Choose a multiple of the number of processes"
-        raise InputError(f"a batch of {batch_size} cannot be shared by {process_count} processes", hint=hint)
+        raise InputError(f"a batch of {batch_size} cannot be divided among {process_count} processes", hint=hint)
     share = batch_size // process_count
     return range(process_index * share, (process_index + 1) * share)
 

@@ -54,7 +54,7 @@ def checksum(array: np.ndarray) -> str:
 
 
 def has_manifest(data_dir: str | pathlib.Path) -> bool:
-    """Whether preprocessing was ever begun in a folder."""
+    """Whether a folder holds preprocessing, finished or not."""
     data_dir = pathlib.Path(data_dir)
     return (data_dir / MANIFEST).exists() or bool(find_parts(data_dir))
 
@@ -94,7 +94,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
         InputError: as `read_manifest`.
     """
     if not path.exists():
-        raise InputError("is not there, so this is no folder of arrays", file=path, hint="Run jaxbrats preprocess")
+        raise InputError("is missing, so this is not a folder of arrays", file=path, hint="Run jaxbrats preprocess")
     try:
         manifest = files.read_json(path)
     except InputError as error:

@@ -114,7 +114,7 @@ def merge(parts: Mapping[Shard, dict[str, Any]], before: dict[str, Any] | None) 
             shares.append(shard.share(list(before["cases"].items())))
             continue
         if part is None:
-            missing.append(f"{shard} (not begun)")
+            missing.append(f"{shard} (not started)")
         elif any(part[key] != first[key] for key in ("settings", "frame", "cohort")):
             what = "other settings" if part["settings"] != settings else "another cohort"
             missing.append(f"{shard} (of {what} than {next(iter(parts))})")

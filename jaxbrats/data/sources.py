@@ -83,7 +83,7 @@ def case_of(name: str, record: Mapping[str, Any], raw_dir: pathlib.Path, setting
     label_map = record["sources"].get("seg", {}).get("label_map", {})
     case = Case(name, record["patient"], volumes, labels, {int(old): new for old, new in label_map.items()})
     if not _is_same(case, settings, raw_dir, record):
-        hint = "Restore them, or preprocess into another folder and train anew"
+        hint = "Restore them, or preprocess into another folder and train again"
         raise InputError("its files hold something else than it was made from", case=name, file=raw_dir, hint=hint)
     return case
 

@@ -45,7 +45,7 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
     folder without any of these has them as CASE.nii.gz. The .gz is optional.
 
     Returns:
-        The pairs, by name, and one error for each case that has no partner or is there twice.
+        The pairs, by name, and one error for each case that has no partner or appears twice.
 
     Raises:
         InputError: a folder is missing or holds no NIfTI file, or a dataset.json cannot be understood.
@@ -75,7 +75,7 @@ def _label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, 
     spoiled = set()
     for path, case in named or volumes:
         if case in found:
-            problem = f"is there twice, also as {found[case]}"
+            problem = f"appears twice, also as {found[case]}"
             problems.append(InputError(problem, case=case, file=path, hint="Keep one"))
             spoiled.add(case)
         found.setdefault(case, path)

@@ -219,7 +219,7 @@ class SurfaceDistances:
         target_part: np.ndarray,
         all_targets: int,
     ) -> Nearest:
-        """The nearest among some of the targets: the nearest of all where it is one of them, else searched for anew."""
+        """The nearest among some of the targets: the nearest of all where it is one of them, else found anew."""
         place = np.full(all_targets, -1, np.int32)
         place[target_part] = np.arange(len(target_part), dtype=np.int32)
         mm, element = nearest.mm[part], place[nearest.element[part]]

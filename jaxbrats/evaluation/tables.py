@@ -147,7 +147,7 @@ def read_csv(path: str | pathlib.Path) -> list[Row]:
         for line in reader:
             row = _row(line, columns)
             if rows.setdefault((row["case"], row["region"]), row) is not row:
-                raise ValueError(f"{row['region']} of case {row['case']} is there twice")
+                raise ValueError(f"{row['region']} of case {row['case']} appears twice")
     except (ValueError, csv.Error) as error:
         raise InputError(f"line {reader.line_num}: {error}", file=path) from error
     return list(rows.values())

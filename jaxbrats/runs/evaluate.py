@@ -60,7 +60,7 @@ def evaluate_run(
         InputError: no run, checkpoint or arrays there, arrays preprocessed otherwise than the run's, no case that can
             be scored, or another evaluation of the run at work.
     """
-    record = read_record(workdir)  # before a lock is left in a folder that is no run
+    record = read_record(workdir)  # before a lock is left in a folder that is not a run
     with locked(record.workdir, "evaluate", "an evaluation"):
         dataset = dataset_to_score(record, data_dir)
         own = dataset.folder.resolve() == record.data_dir.resolve() or _holds_own(record, dataset)

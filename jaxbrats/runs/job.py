@@ -82,7 +82,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             initial=beginning and beginning.variables,
         )
     except Interrupted as interruption:
-        print(f"{interruption}; the same command goes on from there", file=sys.stderr)
+        print(f"{interruption}; run the same command again to resume", file=sys.stderr)
         return interruption.exit_code
     if not distributed.is_first():
         return 0
@@ -185,7 +185,7 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
     """The record of the run, written now where the run begins, and its training and then its validation cases.
 
     Raises:
-        InputError: the run that was begun here has other settings or other data, or there is no case to validate on.
+        InputError: the run in this folder has other settings or other data, or there is no case to validate on.
     """
     if records.has_record(workdir):
         record = records.read_record(workdir)
@@ -195,7 +195,7 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
             split = read_split(pathlib.Path(settings.data.split), patients)
             if (set(split.train), set(split.val)) != (set(record.split.train), set(record.split.val)):
                 raise InputError(
-                    "names other cases than the run here was begun with",
+                    "names other cases than this run was started with",
                     file=settings.data.split,
                     hint="Leave config.data.split out, or choose another --workdir",
                 )
@@ -204,7 +204,7 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
         return record, cases
     if checkpoints.has_checkpoints(workdir):
         raise InputError(
-            "holds checkpoints, but no config.json that tells of which run",
+            "holds checkpoints, but no config.json that says which run they belong to",
             file=workdir,
             hint="Restore it, or choose another --workdir",
         )

@@ -12,7 +12,7 @@ from jaxbrats.runs.record import RunRecord, read_record
 def find_network(place: str | pathlib.Path, step: str = "best") -> Network:
     """The network of a run, a file FILE.npz, or the name of a model that ships with the package.
 
-    What a folder is called does not matter; a name that is no folder is one of the package's.
+    What a folder is called does not matter; a name that is not a folder is one of the package's.
 
     Args:
         place: Which.

@@ -56,7 +56,7 @@ def code() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the package's folder; None where it is no part of a repository."""
+    """What git says of the package's folder; None where it is not part of a repository."""
     try:
         result = subprocess.run(
             ["git", *arguments], cwd=_SOURCE, capture_output=True, text=True, check=True, timeout=10

@@ -53,12 +53,12 @@ _OF_THE_ARRAYS = {f"data.{field.name}" for field in dataclasses.fields(Preproces
 # What a split that is named, and compared by what it holds, takes the place of.
 _DRAWS = {"data.val_fraction", "data.split_seed", "data.fold", "data.folds"}
 _OF_A_START = ("data", "settings", "code", "versions", "machine")
-_HINT = "Restore it, or train anew in another --workdir"
+_HINT = "Restore it, or train again in another --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What `config.json` tells of a run.
+    """What `config.json` says about a run.
 
     Attributes:
         workdir: The run's folder.
@@ -80,7 +80,7 @@ class RunRecord:
 
 
 def has_record(workdir: pathlib.Path) -> bool:
-    """Whether a run was begun in a folder."""
+    """Whether a folder holds a run, finished or not."""
     return (workdir / _RECORD).exists()
 
 
@@ -88,12 +88,12 @@ def read_record(workdir: str | pathlib.Path) -> RunRecord:
     """Reads `workdir/config.json`.
 
     Raises:
-        InputError: the folder is no run, or the file is damaged.
+        InputError: the folder is not a run, or the file is damaged.
     """
     workdir = pathlib.Path(workdir)
     path = workdir / _RECORD
     if not path.exists():
-        raise InputError("holds no config.json, so it is no training run", file=workdir, hint="Check --workdir")
+        raise InputError("holds no config.json, so it is not a training run", file=workdir, hint="Check --workdir")
     content = read_json(path, hint=_HINT)
     try:
         data = content["data"]
@@ -194,7 +194,7 @@ def check_data(record: RunRecord, cases: Sequence[ArrayCase]) -> None:
                     f"the run's record has {expected})",
                     case=case.name,
                     file=path,
-                    hint="Restore it, name the folder of the run's arrays, or train anew in another --workdir",
+                    hint="Restore it, name the folder of the run's arrays, or train again in another --workdir",
                 )
 
 

@@ -20,7 +20,7 @@ def report_run(workdir: str | pathlib.Path, workers: int | None = None) -> tuple
         The report's path, and what was wrong with each case that could not be shown.
 
     Raises:
-        InputError: the folder is no run, its tables are damaged, its arrays are gone, or an evaluation of it is at
+        InputError: the folder is not a run, its tables are damaged, its arrays are gone, or an evaluation of it is at
             work.
         OSError: the report cannot be written.
     """

@@ -88,7 +88,7 @@ def write_cohort(
     Memory does not grow with the number of cases.
 
     Args:
-        folder: Made if it is not there. May hold (part of) the same cohort, which is written anew.
+        folder: Made if it is not there. May hold (part of) the same cohort, which is written again.
         cases: Number of scans, at least 1.
         shape: Voxels along x, y, z, each from 16 to 1024.
         seed: 0 or more.

@@ -21,6 +21,6 @@ def keep_compiled_programs() -> pathlib.Path | None:
         try:
             jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
         except OSError as error:
-            logging.getLogger(__name__).warning("programs are compiled anew at every start (%s)", error)
+            logging.getLogger(__name__).warning("programs are compiled again at every start (%s)", error)
             return None
     return pathlib.Path(jax.config.jax_compilation_cache_dir)

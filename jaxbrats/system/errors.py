@@ -44,7 +44,7 @@ class InputError(Exception):
 
 
 def printable(text: str) -> str:
-    """One printable line of a text such as a file's name, which may hold newlines and bytes that are no characters."""
+    """One printable line of a text such as a file's name, which may hold newlines and bytes that are not characters."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 

@@ -145,7 +145,7 @@ def describe_disk_error(error: OSError) -> str:
     """The line to show for what `disk_error` found."""
     file = printable(str(error.filename))
     if isinstance(error, RemovedError):
-        return f"{file}: is gone, removed or moved while it was written to. Give the same command again to go on"
+        return f"{file}: is gone, removed or moved while it was written to. Run the same command again to resume"
     hint = (
         "Free some space or choose another folder, then give the same command again"
         if error.errno in _FULL

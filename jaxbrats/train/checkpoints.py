@@ -274,7 +274,7 @@ def _reading(workdir: pathlib.Path, step: int) -> Iterator[pathlib.Path]:
     """Yields the folder of a checkpoint to be read; of a damaged one it says which others could be taken.
 
     Raises:
-        _ReplacedError: it could not be read because it was deleted, or written anew, meanwhile.
+        _ReplacedError: it could not be read because it was deleted, or written again, meanwhile.
         DamagedCheckpointError: it is damaged.
     """
     folder = (workdir / _FOLDER / str(step)).absolute()

@@ -3,7 +3,7 @@ installed.
 
 One JSON object a line: step, epoch, split ('train' or 'val'), loss (null where it is not finite), dice, iou, accuracy
 and, by split, lr, skipped, seconds, region_dice. A resumed run cuts off the lines after the step it goes on from, so
-the file reads as if nothing had happened. Lines that are no such records are left out, and the resumed run says how
+the file reads as if nothing had happened. Lines that are not such records are left out, and the resumed run says how
 many they were; the last one, cut short by a kill, is no news.
 """
 

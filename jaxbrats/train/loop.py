@@ -98,7 +98,7 @@ def train(
             return Outcome(start, plan.epochs_completed(start), trained=False)
         on_start(start)
         if start:
-            print(f"going on after step {start} of {plan.total_steps}", flush=True)
+            print(f"resuming after step {start} of {plan.total_steps}", flush=True)
 
         key = replicate(mesh, jax.random.key(settings.seed))
         train_step = _compiled_step(settings, plan, mesh, state, key)

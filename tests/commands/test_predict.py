@@ -157,7 +157,7 @@ def test_the_same_again_does_only_what_changed(tiny_run, three, tmp_path, capsys
     assert {case["status"] for case in record["cases"].values()} == {"done"}
     assert record["cases"][names[0]]["files"] == [f"{names[0]}.nii.gz", f"{names[0]}.png"]
     assert predict(tiny_run, raw, out) == 0
-    assert "3 of 3 cases are there already" in capsys.readouterr().out
+    assert "3 of 3 cases were segmented before" in capsys.readouterr().out
     assert (times(out), record_of(out)) == (before, record)
     # A later time alone is no change, other voxels are.
     os.utime(raw / names[0] / f"{names[0]}-t2f.nii.gz")
@@ -166,7 +166,7 @@ def test_the_same_again_does_only_what_changed(tiny_run, three, tmp_path, capsys
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj) // 2, None, image.header), changed)
     (out / f"{names[2]}.png").unlink()
     assert predict(tiny_run, raw, out) == 0
-    assert "1 of 3 cases are there already" in capsys.readouterr().out
+    assert "1 of 3 cases were segmented before" in capsys.readouterr().out
     after = times(out)
     assert {name for name in before if before[name] != after[name]} == set(before) - {
         f"{names[0]}.nii.gz",
@@ -282,7 +282,7 @@ def test_a_case_that_failed_is_recorded_and_tried_again(tiny_run, three, tmp_pat
     broken.write_bytes(whole)
     capsys.readouterr()
     assert predict(tiny_run, raw, tmp_path / "out") == 0
-    assert "2 of 3 cases are there already" in capsys.readouterr().out
+    assert "2 of 3 cases were segmented before" in capsys.readouterr().out
 
 
 def test_a_doubtful_image_is_warned_of_and_recorded(tiny_run, three, tmp_path, capsys):

@@ -32,4 +32,4 @@ def test_a_missing_prediction_fails_the_command_and_spares_the_rest(run, capsys)
 
 def test_no_run_is_an_error_in_one_line(tmp_path, capsys):
     assert commands.run(["report", f"--workdir={tmp_path / 'none'}"]) == 1
-    assert "holds no config.json, so it is no training run" in capsys.readouterr().err
+    assert "holds no config.json, so it is not a training run" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_shards_together_are_one_run(five_cases, tmp_path, order):
         made = run(five_cases, out, shard)
         left.remove(shard)
         assert made["finished"]
-        assert made["missing"] == [f"{other} (not begun)" for other in sorted(left)]
+        assert made["missing"] == [f"{other} (not started)" for other in sorted(left)]
         assert len(made["cases"]) == (1 if shard == "3/3" else 2)
     assert contents(out) == contents(whole)
     assert [path.name for path in out.glob("*.json")] == ["manifest.json"]
@@ -85,7 +85,7 @@ def test_shards_at_the_same_time(five_cases, tmp_path, monkeypatch):
 
 def test_a_missing_shard_is_named(five_cases, tmp_path):
     run(five_cases, tmp_path, "1/3")
-    with pytest.raises(InputError, match=r"not finished: missing shards 2/3 \(not begun\), 3/3 \(not begun\)\. Run "):
+    with pytest.raises(InputError, match=r"not finished: missing shards 2/3 \(not started\), 3/3 \(not started\)\. Run "):
         read_dataset(tmp_path)
     run(five_cases, tmp_path, "2/3")
     part = json.loads((tmp_path / "manifest.2-of-3.json").read_text())
@@ -142,7 +142,7 @@ def test_cases_that_are_gone_are_deleted_with_the_last_shard(five_cases, tmp_pat
 
 def test_shards_that_do_not_go_together_are_refused(five_cases, tmp_path):
     run(five_cases, tmp_path, "1/3")
-    with pytest.raises(InputError, match=r"was begun in 3 shards, so shard 1/2 does not belong to it"):
+    with pytest.raises(InputError, match=r"was started with 3 shards, so shard 1/2 does not belong to it"):
         run(five_cases, tmp_path, "1/2")
     with pytest.raises(InputError, match=r"shard 1/3 was made with normalization = minmax, shard 2/3 is to be with zs"):
         run(five_cases, tmp_path, "2/3", Preprocessing(("t2f",), (8, 8, 8), "zscore", 0.0))
@@ -193,8 +193,8 @@ def test_merging_keeps_the_order_of_the_cohort():
     assert list(merged["cases"]) == names
     assert [record["status"] for record in merged["cases"].values()].count("kept") == 2
     assert merge({Shard(2, 3): parts[Shard(2, 3)]}, before | {"settings": {"crop": 1}})["missing"] == [
-        "1/3 (not begun)",
-        "3/3 (not begun)",
+        "1/3 (not started)",
+        "3/3 (not started)",
     ]
 
 
@@ -203,7 +203,7 @@ def test_the_command(five_cases, tmp_path, capsys):
     assert commands.run([*arguments, "--workers=1", "--shard=2/2"]) == 0
     assert capsys.readouterr().out == (
         f"2 cases in shard 2/2: 2 kept, 0 skipped, 0 failed. Arrays in {tmp_path}\n"
-        "not yet there: shard 1/2 (not begun)\n"
+        "still missing: shard 1/2 (not started)\n"
     )
     assert commands.run([*arguments, "--workers=1", "--shard=1/2"]) == 0
     assert "not yet there" not in capsys.readouterr().out

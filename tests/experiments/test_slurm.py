@@ -45,7 +45,7 @@ def test_the_array_job_makes_all_shards(programs, tmp_path):
     variables = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
     first = run(tmp_path, "preprocess.sbatch", *arguments, **variables)
     assert first.returncode == 0, first.stderr
-    assert "not yet there: shard 2/2 (not begun)" in first.stdout
+    assert "still missing: shard 2/2 (not started)" in first.stdout
     # Made again alone, a task is an array of one.
     variables = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "2"}
     assert run(tmp_path, "preprocess.sbatch", *arguments, **variables).returncode == 0

@@ -123,10 +123,10 @@ def test_each_case_is_recorded_with_what_it_lacked(dropout_run, network, raw, tm
     # The same again does nothing for those that are done; what has come since makes a case another.
     kept, whole = voxels(out / f"{names[0]}.nii.gz"), voxels(out / f"{names[2]}.nii.gz")
     assert predict(dropout_run, raw, out) == 1
-    assert "2 of 3 cases are there already" in capsys.readouterr().out
+    assert "2 of 3 cases were segmented before" in capsys.readouterr().out
     shutil.copyfile(raw / names[2] / f"{names[2]}-t2f.nii.gz", raw / names[0] / f"{names[0]}-t2f.nii.gz")
     assert predict(dropout_run, raw, out) == 1
-    assert "1 of 3 cases are there already" in capsys.readouterr().out
+    assert "1 of 3 cases were segmented before" in capsys.readouterr().out
     assert recorded(out)[names[0]]["missing"] == []
     assert (voxels(out / f"{names[0]}.nii.gz") != kept).any()
     np.testing.assert_array_equal(voxels(out / f"{names[2]}.nii.gz"), whole)

@@ -121,7 +121,7 @@ def test_steps_are_named(tiny_run):
 
 
 def test_no_run(tmp_path):
-    with pytest.raises(InputError, match=r"holds no config.json, so it is no training run"):
+    with pytest.raises(InputError, match=r"holds no config.json, so it is not a training run"):
         load_network(tmp_path)
 
 

@@ -108,7 +108,7 @@ KINDS = [
     Kind("labels of another shape than the image", mask(lambda array: array[:-1]), REFUSED, "covers (5, 6, 6) voxels"),
     Kind("labels of rank 2", mask(lambda array: array[0]), REFUSED, "expected labels (X, Y, Z)"),
     Kind("label 4 in an array", mask(_with(4)), REFUSED, "expected whole labels 0 to 3"),
-    Kind("labels that are no whole numbers", mask(_fractional), REFUSED, "expected whole labels 0 to 3"),
+    Kind("labels that are not whole numbers", mask(_fractional), REFUSED, "expected whole labels 0 to 3"),
     Kind("labels with two classes in a voxel", mask(_two_hot), REFUSED, "expected one-hot"),
     Kind(
         "array file that links to itself",

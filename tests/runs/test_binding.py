@@ -150,7 +150,7 @@ class TestPlace:
         assert "<dt>devices</dt><dd>cpu, cpu" in page
         step = without_last_step(moved)
         assert train(moved, data__dir=moved / "data", data__workers=0) == 0
-        assert f"going on after step {step} of 9" in capsys.readouterr().out
+        assert f"resuming after step {step} of 9" in capsys.readouterr().out
         assert log_of(moved) == log_of(tiny_run)
 
     def test_data_moved_elsewhere(self, run, tiny_run, tmp_path, train, training_alone, capsys):

@@ -60,10 +60,10 @@ def test_a_run_ends_early_and_properly(tiny_config, tiny_data, tmp_path, monkeyp
     shutil.rmtree(workdir / "checkpoints" / "12")
     monkeypatch.setattr(job, "_write_results", lambda *_: [])
     assert main.run([*arguments, "--config.early_stop=2"]) == 0
-    assert "going on after step" in capsys.readouterr().out
+    assert "resuming after step" in capsys.readouterr().out
     assert faults.trained(workdir) == ended
 
     assert main.run([*arguments, "--config.early_stop=3"]) == 0
-    assert "going on after step 12 of 15" in capsys.readouterr().out
+    assert "resuming after step 12 of 15" in capsys.readouterr().out
     assert epochs_since_best(workdir) == [0, 0, 1, 2, 0]
     assert checkpoints.choose_step(workdir, "best") == 15

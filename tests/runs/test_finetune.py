@@ -76,7 +76,7 @@ def test_a_network_of_which_nothing_fits_is_refused(settings):
 def test_a_run_without_record_is_refused_before_anything_is_written(tiny_config, tiny_data, tmp_path, capsys):
     arguments = [f"--config={tiny_config}", f"--config.data.dir={tiny_data}", "--config.init_from=/nowhere"]
     assert main.run([*arguments, f"--workdir={tmp_path / 'run'}"]) == 1
-    assert "/nowhere: holds no config.json, so it is no training run" in capsys.readouterr().err
+    assert "/nowhere: holds no config.json, so it is not a training run" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()
 
 

@@ -66,7 +66,7 @@ def test_more_epochs_are_told_by_the_starts_and_the_record_stays(run, train, tra
     before = (run / "config.json").read_bytes()
     assert train(run, data__dir=run / "data", num_epochs=4, data__workers=0) == 0
     captured = capsys.readouterr()
-    assert "going on after step 9 of 12" in captured.out
+    assert "resuming after step 9 of 12" in captured.out
     assert "not bit for bit" not in captured.err
     assert (run / "config.json").read_bytes() == before
     first, second = starts_of(run)
@@ -151,7 +151,7 @@ def test_checkpoints_without_a_record_are_not_given_another(run, train, capsys):
     (run / "config.json").unlink()
     before = files_of(run)
     assert train(run, data__dir=run / "data") == 1
-    assert f"{run}: holds checkpoints, but no config.json that tells of which run" in capsys.readouterr().err
+    assert f"{run}: holds checkpoints, but no config.json that says which run they belong to" in capsys.readouterr().err
     assert files_of(run) == before
 
 
@@ -171,7 +171,7 @@ def test_a_named_split_is_compared_by_its_cases_and_not_by_their_order(run, trai
     assert train(run, data__dir=run / "data", data__split=path) == 0
     path.write_text(json.dumps({"train": data["train"][1:], "val": data["val"]}))
     assert train(run, data__dir=run / "data", data__split=path) == 1
-    assert f"{path}: names other cases than the run here was begun with" in capsys.readouterr().err
+    assert f"{path}: names other cases than this run was started with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

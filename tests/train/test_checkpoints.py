@@ -78,7 +78,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_said(run, tiny_run, tin
     printed = capsys.readouterr()
     assert f"checkpoint 9 is damaged ({damaged}: holds other bytes than were written) and was moved to" in printed.err
     assert "left: 3, 8" in printed.err
-    assert "going on after step 8 of 9" in printed.out
+    assert "resuming after step 8 of 9" in printed.out
     assert (run / "damaged" / "9" / "checksums.json").exists()
     assert faults.trained(run) == faults.trained(tiny_run)
 

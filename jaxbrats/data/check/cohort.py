@@ -122,7 +122,7 @@ def _other_problems(cohort: Cohort) -> Iterator[Finding]:
 def _strange_files(cohort: Cohort) -> Iterator[Finding]:
     hint = "Rename it if it is a case's, as CASE-t1n.nii.gz or CASE_t1.nii.gz"
     for path in cohort.unrecognised:
-        yield warning("unused", "is of no case by its name, and is left alone", file=path, hint=hint)
+        yield warning("unused", "belongs to no case by its name and is ignored", file=path, hint=hint)
 
 
 def _too_few_patients(folder: pathlib.Path, cases: Iterable[CaseReport]) -> Iterator[Finding]:

@@ -95,7 +95,7 @@ def _geometry(volume: Volume) -> Iterator[_Doubt]:
     header, affine = volume.header, volume.affine
     (sform, sform_code), (qform, qform_code) = header.get_sform(coded=True), _qform(header)
     if not sform_code and not qform_code:
-        yield "geometry", "its header does not say how the patient lies (no sform, no qform)", "Convert it anew"
+        yield "geometry", "its header does not say how the patient lies (no sform, no qform)", "Convert it again"
     if sform_code and qform_code and not np.allclose(sform, qform, rtol=0, atol=_tolerance(volume)):
         apart = _farthest(sform, qform, volume.data.shape)
         problem = f"its sform and qform lie up to {apart:.3g} mm apart; the sform is used"

@@ -177,9 +177,7 @@ def _brats_cases(layout: str, tree: dict[pathlib.Path, list[str]], problems: lis
     for name, parts in found.items():
         twice = next((paths for paths in parts.values() if len(paths) > 1), None)
         if twice:
-            problems.append(
-                InputError(f"is there twice, also as {twice[1]}", case=name, file=twice[0], hint="Keep one")
-            )
+            problems.append(InputError(f"appears twice, also as {twice[1]}", case=name, file=twice[0], hint="Keep one"))
             continue
         volumes = {part: VolumeFile(paths[0]) for part, paths in parts.items() if paths}
         labels = volumes.pop(_LABELS, None)

@@ -45,7 +45,7 @@ class Frame:
         """From what `to_dict` gave.
 
         Raises:
-            InputError: the values are no frame.
+            InputError: the values are not a valid frame.
         """
         problem = f"expected an orientation such as LPS and a spacing in mm for each axis, found {values}"
         try:

@@ -112,7 +112,7 @@ def read_labels(file: VolumeFile, case: str, label_map: Mapping[int, int]) -> tu
     if flat.dtype.kind == "f" and not np.array_equal(np.rint(flat), flat):
         odd = flat[np.rint(flat) != flat]
         raise InputError(
-            f"expected labels, found {odd.size} voxels that are no whole number, such as {odd[0]:g}",
+            f"expected labels, found {odd.size} voxels whose values are not whole numbers, such as {odd[0]:g}",
             case=case,
             file=file.path,
             hint="Resample segmentations with nearest neighbour",

@@ -31,7 +31,7 @@ _MAX_EXPANSION = 1032
 # Voxels are followed by nothing, or by padding. More is not decompressed: a few megabytes can hold terabytes of zeros.
 _MOST_PADDING = 64 << 20
 _COPY_AGAIN = "Copy or download it again"
-_CONVERT = "Convert it anew from its source, as one 3-D volume of real numbers"
+_CONVERT = "Convert it again from its source, as one 3-D volume of real numbers"
 _PERMISSIONS = "Check that the file is there and its permissions"
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 # nibabel prints each harmless oddity that it mends in a header; over a cohort that buries what matters.
@@ -64,7 +64,7 @@ def read_voxels(
         where the header scales); and the header.
 
     Raises:
-        InputError: the file is missing, unreadable, damaged, cut short or no NIfTI; is no 3-D volume of real numbers;
+        InputError: the file is missing, unreadable, damaged, cut short, not NIfTI or not a 3-D volume of real numbers;
             claims more voxels than it or the memory can hold. Damage behind a channel is found only after that channel
             was yielded, so use what was read only when the iteration has ended.
     """
@@ -76,7 +76,7 @@ def read_voxels(
             raise fault(f"expected a 3-D volume, found 4-D with {volumes} volumes", hint="Save each volume apart")
         last = max(channel or 0 for channel in channels)
         if last >= volumes:
-            hint = "Correct the channels in dataset.json, or convert the file anew from its source"
+            hint = "Correct the channels in dataset.json, or convert the file again from its source"
             raise fault(f"expected at least {last + 1} channels, found {volumes}", hint=hint)
         size = math.prod(shape) * dtype.itemsize
         position = stream.tell()

@@ -211,8 +211,8 @@ def test_labels_are_mapped(tmp_path, dtype, label_map, stored, expected):
         (np.uint8, 4, "expected the labels 0, 1, 2, 3, found 0, 4"),
         (np.int16, -1, "found -1, 0"),
         (np.int16, 259, "found 0, 259"),  # 259 is 3 modulo 256
-        (np.float32, 1.5, "1 voxels that are no whole number, such as 1.5"),
-        (np.float32, np.nan, "1 voxels that are no whole number, such as nan"),
+        (np.float32, 1.5, "1 voxels whose values are not whole numbers, such as 1.5"),
+        (np.float32, np.nan, "1 voxels whose values are not whole numbers, such as nan"),
         (np.float32, np.inf, "found 0, inf"),
     ],
 )
