@@ -15,7 +15,7 @@ import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -69,23 +69,32 @@ def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) ->
             yield result
 
 
-def score(prediction: Predicted, metric: str, challenge: str) -> np.ndarray:
-    """The metric of a case under every setting of `GRID`, for WT, TC and ET: `(settings, 3)`."""
+Measure = Callable[[np.ndarray, np.ndarray, Sequence[float]], Sequence]
+
+
+def measure(
+    labels: np.ndarray, truth: np.ndarray, spacing: Sequence[float], metric: str, challenge: str
+) -> list[float]:
+    """A metric of WT, TC and ET."""
+    if metric == "dice":
+        return [dice(region_mask(labels, region), region_mask(truth, region)) for region in REGIONS]
+    scores = score_case(labels, truth, spacing, challenge)
+    return [scores[region][metric] for region in REGIONS]
+
+
+def score(prediction: Predicted, measure: Measure) -> np.ndarray:
+    """What `measure` gives for a case under every setting of `GRID`: `(settings, ...)`."""
     # Neither the scores nor the post-processing depend on the background around all labels.
     box = bounding_box((prediction.labels != 0) | (prediction.truth != 0))
     labels, truth, spacing = prediction.labels[box], prediction.truth[box], prediction.spacing_mm
-    seen: dict[bytes, list[float]] = {}
+    seen: dict[bytes, Sequence] = {}
     scores = []
     for settings in GRID:
         processed = postprocess(labels, spacing, settings)
         # Most settings do the same to a case.
         key = processed.tobytes()
         if key not in seen:
-            if metric == "dice":
-                seen[key] = [dice(region_mask(processed, region), region_mask(truth, region)) for region in REGIONS]
-            else:
-                measured = score_case(processed, truth, spacing, challenge)
-                seen[key] = [measured[region][metric] for region in REGIONS]
+            seen[key] = measure(processed, truth, spacing)
         scores.append(seen[key])
     return np.array(scores)
 
@@ -119,7 +128,8 @@ def main() -> int:
     workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
     problems: list[InputError] = []
     tasks = itertools.chain.from_iterable(predictions(workdir, _STEP.value, problems) for workdir in workdirs)
-    work = functools.partial(score, metric=_METRIC.value, challenge=_CHALLENGE.value)
+    by = functools.partial(measure, metric=_METRIC.value, challenge=_CHALLENGE.value)
+    work = functools.partial(score, measure=by)
     workers = _WORKERS.value or available_cpus()
     total, names = np.zeros((len(GRID), len(REGIONS))), []
     for prediction, scores in map_in_processes(work, tasks, workers, name=lambda prediction: prediction.case):

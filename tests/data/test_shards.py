@@ -85,7 +85,9 @@ def test_shards_at_the_same_time(five_cases, tmp_path, monkeypatch):
 
 def test_a_missing_shard_is_named(five_cases, tmp_path):
     run(five_cases, tmp_path, "1/3")
-    with pytest.raises(InputError, match=r"not finished: missing shards 2/3 \(not started\), 3/3 \(not started\)\. Run "):
+    with pytest.raises(
+        InputError, match=r"not finished: missing shards 2/3 \(not started\), 3/3 \(not started\)\. Run "
+    ):
         read_dataset(tmp_path)
     run(five_cases, tmp_path, "2/3")
     part = json.loads((tmp_path / "manifest.2-of-3.json").read_text())

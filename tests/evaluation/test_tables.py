@@ -54,7 +54,11 @@ def test_label_4_is_enhancing_tumour_unless_3_is_there_too(tmp_path):
         (random_labels(0, (12, 11, 9)), AFFINE, r"p.nii.gz: has 12x11x9 voxels, but .*r.nii.gz has 12x11x10"),
         (random_labels(0), np.eye(4), r"p.nii.gz: has the affine \[1 0 0 0; .*r.nii.gz has \[-1 0 0 0; "),
         (random_labels(0) * 3, AFFINE, r"p.nii.gz: expected the labels 0, 1, 2, 3, 4, found 0, 3, 6, 9"),
-        (random_labels(0) / 3, AFFINE, r"p.nii.gz: expected labels, found \d+ voxels whose values are not whole numbers"),
+        (
+            random_labels(0) / 3,
+            AFFINE,
+            r"p.nii.gz: expected labels, found \d+ voxels whose values are not whole numbers",
+        ),
         (np.zeros((12, 11, 10, 4)), AFFINE, r"p.nii.gz: expected a 3-D volume, found 4-D with 4 volumes"),
     ],
     ids=["shape", "affine", "labels", "probabilities", "probabilities of each class"],

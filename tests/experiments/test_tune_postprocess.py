@@ -1,8 +1,6 @@
-import importlib.util
+import functools
 import json
-import pathlib
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -12,17 +10,12 @@ from jaxbrats.data.labels import ED, ET
 from jaxbrats.evaluation.metrics import score_case
 from jaxbrats.inference.postprocess import postprocess, read_postprocessing
 
-PROGRAM = pathlib.Path(__file__).parents[2] / "experiments" / "tune_postprocess.py"
-
 
 @pytest.fixture(scope="module")
 def tune():
-    spec = importlib.util.spec_from_file_location("tune_postprocess", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tune_postprocess"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["tune_postprocess"]
+    import tune_postprocess
+
+    return tune_postprocess
 
 
 def prediction(tune, speck=0, enhancing=0):
@@ -35,6 +28,10 @@ def prediction(tune, speck=0, enhancing=0):
     return tune.Predicted("case", labels, truth, (2.0, 2.0, 2.0))
 
 
+def by_lesion(tune):
+    return functools.partial(tune.measure, metric="lesion_dice", challenge="GLI")
+
+
 def setting(tune, **volumes):
     return tune.GRID.index(Postprocessing(**volumes))
 
@@ -42,7 +39,7 @@ def setting(tune, **volumes):
 @pytest.mark.parametrize("metric", ["dice", "lesion_dice"])
 def test_scores_of_every_setting(tune, metric):
     case = prediction(tune, speck=3, enhancing=2)
-    scores = tune.score(case, metric, "GLI")
+    scores = tune.score(case, functools.partial(tune.measure, metric=metric, challenge="GLI"))
     assert scores.shape == (len(tune.GRID), 3)
     for settings in (Postprocessing(), Postprocessing(0, 30, 20), Postprocessing(1000, 10, 500)):
         labels = postprocess(case.labels, case.spacing_mm, settings)
@@ -55,14 +52,14 @@ def test_scores_of_every_setting(tune, metric):
 def test_the_gentlest_of_the_best_is_chosen(tune):
     # 24 mm^3 of speck are removed from 30 mm^3 on; 16 mm^3 of enhancing tumour are necrosis from 20 mm^3 on, which
     # helps ET and leaves TC as it is.
-    scores = tune.score(prediction(tune, speck=3, enhancing=2), "lesion_dice", "GLI")
+    scores = tune.score(prediction(tune, speck=3, enhancing=2), by_lesion(tune))
     assert tune.GRID[tune.choose(scores, 0.001)] == Postprocessing(component_mm3=30, enhancing_mm3=20)
-    scores = tune.score(prediction(tune, speck=3), "lesion_dice", "GLI")
+    scores = tune.score(prediction(tune, speck=3), by_lesion(tune))
     assert tune.GRID[tune.choose(scores, 0.001)] == Postprocessing(component_mm3=30)
 
 
 def test_nothing_is_chosen_that_gains_too_little(tune):
-    right = tune.score(prediction(tune), "lesion_dice", "GLI")
+    right = tune.score(prediction(tune), by_lesion(tune))
     assert tune.choose(right, 0) == 0
     scores = np.zeros((len(tune.GRID), 3))
     better = setting(tune, component_mm3=50)
@@ -75,7 +72,7 @@ def test_the_choice_is_written_into_every_run(tune, tiny_run, tmp_path, capsys):
     runs = [tmp_path / name for name in ("a", "b")]
     for run in runs:
         shutil.copytree(tiny_run, run)
-    tune.FLAGS([str(PROGRAM), f"--workdir={runs[0]},{runs[1]}", "--metric=dice", "--least_gain=0", "--workers=1"])
+    tune.FLAGS(["tune_postprocess", f"--workdir={runs[0]},{runs[1]}", "--metric=dice", "--least_gain=0", "--workers=1"])
     assert tune.main() == 0
     chosen, other = (read_postprocessing(run, Postprocessing(1, 2, 3)) for run in runs)
     assert chosen == other
