@@ -44,6 +44,7 @@ def describe(network: Network, about: Mapping[str, Any]) -> dict[str, Any]:
         "normalization": prepared.normalization,
         "preparation": f"{_NORMALIZATIONS[prepared.normalization]} Then turned to the orientation, cut to {where}, and "
         "resampled linearly to the spacing where the file's differs by more than 1 %; all as far as these are known.",
+        "crop": prepared.crop,
         "window": network.window,
         "overlap": network.inference.overlap,
         "mirror": network.inference.mirror,

@@ -2,8 +2,8 @@
 
 Both take windows `(batch, x, y, z, channel)` float32 of the size that the network was trained on, any number at once,
 and give the head's probabilities in float32, whatever type the activations had in training. Parameters are inside. What
-is to be done before and after is told by `describe`: in the metadata of FILE.onnx, where what is no text is JSON, and
-in FILE.stablehlo.json.
+is to be done before and after is told by `describe`: in the metadata of FILE.onnx, each value as JSON, and in
+FILE.stablehlo.json.
 """
 
 import json
@@ -47,8 +47,7 @@ def write_onnx(path: str | pathlib.Path, network: Network, about: Mapping[str, A
         hint = "pip install 'jaxbrats[export]'"
         raise InputError("ONNX files are checked by the package onnxruntime, which is missing", hint=hint) from error
     shape = (*network.window, len(network.preprocessing.modalities))
-    values = describe(network, about).items()
-    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values}
+    metadata = {name: json.dumps(value) for name, value in describe(network, about).items()}
     content = to_onnx(_probabilities(network, "direct"), shape, metadata=metadata).SerializeToString()
     noise = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

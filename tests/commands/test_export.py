@@ -84,9 +84,7 @@ def test_programs_run_without_the_package(exported, tmp_path, capsys):
 
     described = json.loads((tmp_path / "model.stablehlo.json").read_text())
     strings = session.get_modelmeta().custom_metadata_map
-    assert strings.keys() == described.keys()
-    for name, value in described.items():
-        assert (strings[name] if isinstance(value, str) else json.loads(strings[name])) == value
+    assert {name: json.loads(text) for name, text in strings.items()} == described
     assert described["modalities"] == ["t2f", "t1c"] and described["window"] == [16, 16, 16]
     assert (described["orientation"], described["spacing_mm"]) == ("LPS", list(network.frame.spacing_mm))
     assert described["normalization"] == "minmax" and "at least 16 x 16 x 16 voxels" in described["preparation"]
