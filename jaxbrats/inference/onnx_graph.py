@@ -50,7 +50,7 @@ _ELEMENTWISE = {
 }
 # Those that take inputs of fewer elements than JAX says they have; all of _ELEMENTWISE do.
 _BROADCASTING = ("broadcast_in_dim", "select_n", "integer_pow", "square", "rsqrt", "ne", "convert_element_type")
-_UNCHANGED = ("stop_gradient", "copy", "optimization_barrier")
+_UNCHANGED = ("stop_gradient", "copy", "name", "optimization_barrier")
 # What a primitive calls its program: jit, remat and custom derivatives.
 _PROGRAMS = ("jaxpr", "call_jaxpr")
 
