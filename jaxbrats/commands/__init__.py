@@ -26,8 +26,9 @@ COMMANDS = {
     "train": "train (and preprocess, evaluate, draw) as a config file says",
     "evaluate": "score a checkpoint on the validation cases",
     "predict": "segment patients' NIfTI files with a trained run",
-    "export": "write a run's network as one file, for others to predict with",
+    "export": "write a network as one file: for jaxbrats, as ONNX or as StableHLO",
     "score": "score segmentations against references, as the BraTS challenge does",
+    "submit": "pack segmentations as a BraTS challenge takes them on Synapse",
     "report": "write a run's report, to be opened in a browser",
 }
 

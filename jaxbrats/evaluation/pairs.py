@@ -51,7 +51,7 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
         InputError: a folder is missing or holds no NIfTI file, or a dataset.json cannot be understood.
     """
     problems: list[InputError] = []
-    pred, ref = _label_files(pathlib.Path(pred_dir), problems), _label_files(pathlib.Path(ref_dir), problems)
+    pred, ref = label_files(pathlib.Path(pred_dir), problems), label_files(pathlib.Path(ref_dir), problems)
     spoiled = {problem.case for problem in problems}
     for case in sorted(pred.keys() - ref.keys() - spoiled):
         hint = f"Expected {case}-seg.nii.gz, {case}_seg.nii.gz or {case}.nii.gz there"
@@ -62,7 +62,7 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
     return [Pair(case, pred[case], ref[case]) for case in sorted(pred.keys() & ref.keys())], problems
 
 
-def _label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, LabelFile]:
+def label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, LabelFile]:
     """The segmentations of a folder by case; a case found twice becomes a problem."""
     if not folder.is_dir():
         problem = "is a file, expected a folder" if folder.exists() else "there is no such folder"

@@ -30,6 +30,7 @@ from jaxbrats.system.files import replacing
 
 _FORMAT = 1
 _WEIGHTS = pathlib.Path(jaxbrats.__file__).parent / "weights"
+_NEEDED = {"format", "settings", "frame", "step"}
 _HINT = "Give a file that jaxbrats export wrote"
 
 
@@ -71,6 +72,28 @@ def read_model(name: str | pathlib.Path) -> Network:
     Raises:
         InputError: there is none, or the file is damaged or of another version of jaxbrats.
     """
+    path, arrays, about = _read(name)
+    settings = from_config(about["settings"], path)
+    shapes = flatten_dict(shapes_of(settings), sep="/")
+    expected = {name: leaf.shape for name, leaf in shapes.items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
+        problem = f"{wrong} has shape {found.get(wrong)}, expected {expected.get(wrong)}"
+        raise InputError(problem, file=path, hint="Use the jaxbrats that wrote it")
+    variables = {name: jnp.asarray(arrays[name], leaf.dtype) for name, leaf in shapes.items()}
+    frame = Frame.from_dict(about["frame"]) if about["frame"] else None
+    return network_of(settings, frame, path, int(about["step"]), unflatten_dict(variables, sep="/"))
+
+
+def read_about(name: str | pathlib.Path) -> dict[str, Any]:
+    """What `write_model` was told of a network beyond what prediction needs; arguments and errors as `read_model`'s."""
+    about = _read(name)[-1]
+    return {key: value for key, value in about.items() if key not in _NEEDED}
+
+
+def _read(name: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray], dict[str, Any]]:
+    """The file that is meant, its arrays and what is said about them."""
     path = pathlib.Path(name)
     if path.suffix != ".npz":
         path = _WEIGHTS / f"{name}.npz"
@@ -82,22 +105,13 @@ def read_model(name: str | pathlib.Path) -> Network:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("about").tobytes())
-        number, step = about["format"], int(about["step"])
-        settings, frame = about["settings"], about["frame"]
+        number, _ = about["format"], int(about["step"])
+        if not about.keys() >= _NEEDED:
+            raise KeyError
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", file=path, hint=_HINT) from error
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise InputError("is not a model, or damaged", file=path, hint=_HINT) from error
     if number != _FORMAT:
         raise InputError(f"is of format {number}, expected {_FORMAT}", file=path, hint="Use the jaxbrats that wrote it")
-    settings = from_config(settings, path)
-    shapes = flatten_dict(shapes_of(settings), sep="/")
-    expected = {name: leaf.shape for name, leaf in shapes.items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    if found != expected:
-        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
-        problem = f"{wrong} has shape {found.get(wrong)}, expected {expected.get(wrong)}"
-        raise InputError(problem, file=path, hint="Use the jaxbrats that wrote it")
-    variables = {name: jnp.asarray(arrays[name], leaf.dtype) for name, leaf in shapes.items()}
-    frame = Frame.from_dict(frame) if frame else None
-    return network_of(settings, frame, path, step, unflatten_dict(variables, sep="/"))
+    return path, arrays, about

