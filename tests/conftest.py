@@ -12,18 +12,22 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 )
 
+import dataclasses
 import pathlib
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import pytest
 
 from jaxbrats import main
+from jaxbrats.config.settings import Checkpoint, Settings
 from jaxbrats.runs import job
 from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system.files import write_text
 from jaxbrats.system.locks import held_briefly
+from jaxbrats.train import compilation, loop
 
 TINY_CONFIG = """
 from ml_collections import ConfigDict
@@ -97,6 +101,26 @@ def compilation_cache(shared: pathlib.Path) -> None:
     # For the processes that tests start.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def training_steps_kept() -> Iterator[None]:
+    """Runs that one process of the suite trains with the same step trace and load it once."""
+    kept: dict[str, jax.stages.Compiled] = {}
+    compile_step = compilation.compile_step
+
+    def compile_once(settings: Settings, total_steps: int, mesh: jax.sharding.Mesh, *rest: Any) -> jax.stages.Compiled:
+        data = dataclasses.replace(settings.data, dir="", raw_dir="", split="", workers=0)
+        outside = {"seed": 0, "num_epochs": 1, "validate_every": 1, "early_stop": 0, "init_from": ""}
+        same = dataclasses.replace(settings, data=data, checkpoint=Checkpoint(), **outside)
+        key = repr((same, total_steps * (settings.schedule != "constant"), mesh, compilation.jit_train_step))
+        if key not in kept:
+            kept[key] = compile_step(settings, total_steps, mesh, *rest)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "compile_step", compile_once)
+        yield
 
 
 @pytest.fixture(scope="session")
