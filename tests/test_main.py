@@ -194,7 +194,7 @@ def test_mistakes_end_in_a_line(tiny_config, tmp_path, capsys, arguments, code, 
         ("def get_config(:", "is not a config: a Python file with get_config() that returns a ConfigDict (SyntaxError"),
         ("import sys; sys.exit('bye')", "(SystemExit: bye)"),
         ("x = 1", "(KeyError: 'get_config')"),
-        ("def get_config():\n  return None", "is no config"),
+        ("def get_config():\n  return None", "is not a config"),
         ("from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict({'sed': 1})", "config.seed?"),
     ],
 )

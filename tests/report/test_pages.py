@@ -280,7 +280,7 @@ def test_a_page_is_the_same_however_many_workers_make_it(report_run):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="it is no training run"):
+    with pytest.raises(InputError, match="it is not a training run"):
         write(tmp_path)
 
 
