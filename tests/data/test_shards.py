@@ -146,7 +146,7 @@ def test_shards_that_do_not_go_together_are_refused(five_cases, tmp_path):
     run(five_cases, tmp_path, "1/3")
     with pytest.raises(InputError, match=r"was started with 3 shards, so shard 1/2 does not belong to it"):
         run(five_cases, tmp_path, "1/2")
-    with pytest.raises(InputError, match=r"shard 1/3 was made with normalization = minmax, shard 2/3 would be made with z"):
+    with pytest.raises(InputError, match=r"1/3 was made with normalization = minmax, shard 2/3 would be made with zs"):
         run(five_cases, tmp_path, "2/3", Preprocessing(("t2f",), (8, 8, 8), "zscore", 0.0))
     (tmp_path / "manifest.1-of-2.json").write_bytes((tmp_path / "manifest.1-of-3.json").read_bytes())
     with pytest.raises(InputError, match=r"in shards of 2 and of 3, which do not go together"):
