@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.data.cohort import preprocess_cohort
-from jaxbrats.data.labels import DEFAULT_MODALITIES
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.predict import predict_by_settings
@@ -23,7 +22,7 @@ def preprocess(
     raw: str | pathlib.Path,
     out: str | pathlib.Path,
     *,
-    modalities: Sequence[str] = DEFAULT_MODALITIES,
+    modalities: Sequence[str] = ("t2f", "t1c", "t2w"),
     crop: tuple[int, int, int] | Literal["brain"] = (128, 128, 128),
     normalization: Literal["minmax", "zscore"] = "minmax",
     min_tumour: float = 0.01,

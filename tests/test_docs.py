@@ -19,6 +19,7 @@ from jaxbrats.system.errors import InputError
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "docs").rglob("*.ipynb"))]
 EXTEND = ROOT / "docs" / "howto" / "extend.md"
+WALKTHROUGH = ROOT / "docs" / "notebooks" / "walkthrough.ipynb"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -127,3 +128,21 @@ def test_examples_of_own_code_work(tmp_path):
     for patch in patches:
         subprocess.run(["git", "apply", "-"], input=patch, text=True, cwd=tmp_path, check=True)
     subprocess.run([sys.executable, "-c", TRY_EXTENSIONS], cwd=tmp_path, check=True)
+
+
+def test_walkthrough_is_committed_as_it_was_executed():
+    cells = [cell for cell in json.loads(WALKTHROUGH.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 7
+
+
+@pytest.mark.slow
+def test_walkthrough_runs(tmp_path):
+    """Where the extra docs is installed: jupyter execute --inplace docs/notebooks/walkthrough.ipynb does it again."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(WALKTHROUGH, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    table = notebook.cells[-2].outputs[0]["text"].splitlines()
+    assert float(next(line for line in table if line.startswith("WT")).split()[1]) > 0.6
