@@ -126,12 +126,13 @@ def _python_pages() -> Iterator[tuple[str, str]]:
 
 
 def _python(package: str) -> str:
+    """A page of all modules of a package."""
     folder = ROOT / package.replace(".", "/")
     paths = (path.relative_to(ROOT).with_suffix("") for path in sorted(folder.rglob("*.py")))
     modules = [".".join(path.parts).removesuffix(".__init__") for path in paths]
-    return "\n\n".join(
-        f"::: {module}" + ("\n    options: {heading_level: 1}" if module == package else "") for module in modules
-    )
+    # The package's own docstring opens the page; names that it only hands on stand under the modules that they are of.
+    opening = f"::: {package}\n    options: {{heading_level: 1, members: false}}"
+    return "\n\n".join([opening, *(f"::: {module}" for module in modules if module != package)])
 
 
 def _links(path: str) -> Iterator[str]:
