@@ -45,6 +45,14 @@ setup(
         "bench": ["monai>=1.4", "torch>=2.6"],
         "cuda": ["jax[cuda13]>=0.10"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20"],
+        "docs": [
+            "ipykernel>=6.29",
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=0.29",
+            "nbclient>=0.10",
+            "nbconvert>=7.16",
+        ],
         "tensorboard": ["tensorboardX>=2.6"],
         "test": [
             "hypothesis>=6.100",

@@ -8,7 +8,7 @@ For education and research. Not a medical device: never to be used for diagnosis
 from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["segment"]
+__all__ = ["evaluate", "preprocess", "segment"]
 
 
 def __getattr__(name: str) -> Any:

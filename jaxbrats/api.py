@@ -1,14 +1,85 @@
-"""What Python programs call: the commands' own code, for a patient at a time."""
+"""What Python programs call: the commands' own code, with values in the place of files and printed lines."""
 
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxbrats.commands.startup import use_compiled_convolution
+from jaxbrats.data.cohort import preprocess_cohort
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.inference.predict import predict_by_settings
 from jaxbrats.runs.networks import find_network
 from jaxbrats.system.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxbrats.evaluation.statistics import Summary
+
+
+def preprocess(
+    raw: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    modalities: Sequence[str] = ("t2f", "t1c", "t2w"),
+    crop: tuple[int, int, int] | Literal["brain"] = (128, 128, 128),
+    normalization: Literal["minmax", "zscore"] = "minmax",
+    min_tumour: float = 0.01,
+    spacing: tuple[float, float, float] | None = None,
+    workers: int | None = 0,
+) -> dict[str, dict[str, Any]]:
+    """Turns a cohort of NIfTI files into training arrays, as `jaxbrats preprocess` does.
+
+    Called again it makes only what is missing or changed.
+
+    Args:
+        raw: Folder of the cohort, in any form that `jaxbrats preprocess` takes.
+        out: Folder for the arrays, which `--config.data.dir` trains on.
+        modalities: Channels, in order: some of t1n, t1c, t2w, t2f.
+        crop: Size (X, Y, Z) in voxels, cut out about the centre; 'brain' for the bounding box of each brain.
+        normalization: 'minmax' maps each volume to [0, 1]; 'zscore' gives brain voxels mean 0 and standard deviation 1.
+        min_tumour: Least share of tumour voxels in the crop for a case to be kept.
+        spacing: Size (X, Y, Z) in mm of the voxels; None for that of most cases.
+        workers: Processes; 0 works in this one, None takes one a CPU. Each imports the program that calls this, which
+            therefore does so under `if __name__ == "__main__":`.
+
+    Returns:
+        Case -> its record, as `out/manifest.json` has it: `status`, which is 'kept', 'skipped' or 'failed', the
+        `reason` of the latter two, and what was done. A case whose files cannot be used fails and the others go on.
+
+    Raises:
+        InputError: no case is found, a setting is none it can have, or `out` cannot be used.
+        OSError: an array cannot be written (full disk, no permission).
+    """
+    settings = Preprocessing(tuple(modalities), crop, normalization, min_tumour, spacing)
+    return preprocess_cohort(raw, out, settings, workers)["cases"]
+
+
+def evaluate(
+    run: str | pathlib.Path, step: int | Literal["best", "latest"] = "best", data: str | pathlib.Path | None = None
+) -> "tuple[Summary, list[InputError]]":
+    """Scores a run's checkpoint on its validation cases, as `jaxbrats evaluate` does, and writes what that writes.
+
+    Args:
+        run: Folder of a run.
+        step: Which checkpoint.
+        data: Folder of arrays; None for the run's own. Of a folder without the run's validation cases, all cases but
+            those of patients that the run was trained on.
+
+    Returns:
+        The summary, such as `summary["WT"]["dice"]["mean"]`: region (WT, TC, ET, NCR, ED) -> column of
+        `run/evaluation/cases.csv` -> n, mean, sd, median, q1, q3, ci_low and ci_high of the 95 % interval. And what was
+        wrong with each case that could not be scored.
+
+    Raises:
+        InputError: there is no such run, checkpoint or data, or no case that can be scored.
+    """
+    # Imported here: with SciPy and matplotlib it takes as long as all that `segment` needs.
+    from jaxbrats.runs.evaluate import evaluate_run
+
+    use_compiled_convolution()
+    return evaluate_run(run, str(step), data)
 
 
 def segment(case: str | pathlib.Path, run: str | pathlib.Path = "demo") -> tuple[np.ndarray, np.ndarray]:

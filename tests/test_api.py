@@ -1,6 +1,8 @@
-"""The Python API: the same labels as the command, and one error for what is no patient."""
+"""The Python API: the same arrays, scores and labels as the commands, and one error for what cannot be used."""
 
+import inspect
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +12,8 @@ import pytest
 
 import jaxbrats
 from jaxbrats import commands
+from jaxbrats.data.manifest import read_manifest
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.system.errors import InputError
 
 
@@ -26,6 +30,34 @@ def test_segment_gives_what_predict_writes(tiny_run, tiny_cohort, tmp_path):
     for modality, name in (("t1n", "t1"), ("t1c", "t1c"), ("t2w", "t2"), ("t2f", "fla")):
         (tmp_path / "patient" / f"{name}_bet_raw.nii.gz").symlink_to(case / f"{case.name}-{modality}.nii.gz")
     np.testing.assert_array_equal(jaxbrats.segment(tmp_path / "patient", tiny_run)[0], labels)
+
+
+def test_preprocess_makes_what_the_command_makes(tiny_cohort, tmp_path):
+    settings = {"modalities": ["t2f", "t1c"], "crop": (16, 16, 16), "normalization": "zscore", "min_tumour": 0.09}
+    records = jaxbrats.preprocess(tiny_cohort, tmp_path / "api", **settings)
+    flags = ["--modalities=t2f,t1c", "--crop=16,16,16", "--normalization=zscore", "--min_tumour=0.09", "--workers=0"]
+    assert commands.run(["preprocess", f"--raw={tiny_cohort}", f"--out={tmp_path / 'command'}", *flags]) == 0
+    made = read_manifest(tmp_path / "command")["cases"]
+    assert {record["status"] for record in records.values()} == {"kept", "skipped"}
+    for case, record in records.items():
+        assert {**record, "stat": None} == {**made[case], "stat": None}
+
+
+def test_defaults_of_preprocess_are_the_commands():
+    defaults = {name: one.default for name, one in inspect.signature(jaxbrats.preprocess).parameters.items()}
+    assert {name: defaults[name] for name in vars(Preprocessing())} == vars(Preprocessing())
+
+
+def test_evaluate_gives_what_the_command_writes(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
+    summary, problems = jaxbrats.evaluate(tmp_path / "run", steps[-1])
+    assert problems == []
+    assert summary.keys() == {"WT", "TC", "ET", "NCR", "ED"}
+    written = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())
+    assert (written["step"], written["regions"]) == (steps[-1], summary)
+    with pytest.raises(InputError, match="no checkpoint"):
+        jaxbrats.evaluate(tmp_path / "run", 999)
 
 
 def test_what_is_no_patient_is_refused(tiny_run, tiny_cohort, tmp_path):
