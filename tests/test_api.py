@@ -2,10 +2,12 @@
 
 import inspect
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import jaxbrats
 from jaxbrats import commands
 from jaxbrats.data.manifest import read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.inference.exported import read_model
 from jaxbrats.system.errors import InputError
 
 
@@ -58,6 +61,17 @@ def test_evaluate_gives_what_the_command_writes(tiny_run, tmp_path):
     assert (written["step"], written["regions"]) == (steps[-1], summary)
     with pytest.raises(InputError, match="no checkpoint"):
         jaxbrats.evaluate(tmp_path / "run", 999)
+
+
+def test_the_model_of_the_package_is_what_its_card_says():
+    card = " ".join((pathlib.Path(jaxbrats.__file__).parent / "weights" / "demo.md").read_text().split())
+    model = read_model("demo")
+    parts, enhancing = model.postprocessing.component_mm3, model.postprocessing.enhancing_mm3
+    assert f"Components under {parts:g} mm^3 are removed, and enhancing tumour under {enhancing:g} mm^3" in card
+    assert f"{model.step:,} steps" in card
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"]))
+    assert f"{parameters / 1e6:.1f} million parameters" in card
+    assert model.inference.mirror and "averaged over eight mirrorings" in card
 
 
 def test_what_is_no_patient_is_refused(tiny_run, tiny_cohort, tmp_path):
