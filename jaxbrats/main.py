@@ -14,7 +14,6 @@ A run over several machines is this same command, started on each by srun or mpi
 them need the same folders. `experiments/slurm/` has files for sbatch.
 """
 
-import os
 import pathlib
 import re
 import sys
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
+from jaxbrats.system.devices import set_up_gpus
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.gc_paused import gc_paused
 
@@ -124,8 +124,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) 
     if not settings.data.dir and not settings.data.raw_dir:
         print(_NO_DATA, file=sys.stderr)
         return 2
-    # JAX reads this when it first looks for devices.
-    os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(settings.gpu_memory_fraction)
+    set_up_gpus(settings.gpu_memory_fraction, settings.deterministic)
     cluster = distributed.find_cluster(values.coordinator, values.processes, values.process)
     with distributed.joined(cluster):
         prepare_jax()

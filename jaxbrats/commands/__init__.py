@@ -13,6 +13,7 @@ from types import ModuleType
 
 from absl import flags
 
+from jaxbrats.system.devices import describe_device_error
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import describe_disk_error, disk_error
 from jaxbrats.system.memory import keep_freed_memory
@@ -47,7 +48,7 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, InputError | flags.Error):
         return str(error)
     trouble = disk_error(error, " ".join(str(error).split()))
-    return None if trouble is None else describe_disk_error(trouble)
+    return describe_device_error(error) if trouble is None else describe_disk_error(trouble)
 
 
 def run(arguments: Sequence[str]) -> int:

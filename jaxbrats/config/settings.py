@@ -79,6 +79,7 @@ class Settings:
         remat: Whether activations are computed again in the backward pass, for less memory.
         conv: Algorithm of the convolutions; auto takes the fastest of the processor, direct XLA's own.
         gpu_memory_fraction: Share of each GPU's memory that JAX may take.
+        deterministic: Whether a GPU gives the same bits each time, with kernels that may be slower; a CPU always does.
         skip_nonfinite: Whether an update that is not finite is dropped and counted; else it ends the run.
     """
 
@@ -96,6 +97,7 @@ class Settings:
     remat: bool = False
     conv: ConvMethod = "auto"
     gpu_memory_fraction: float = 0.9
+    deterministic: bool = False
     skip_nonfinite: bool = False
     mesh: Mesh = Mesh()
     data: Data = dataclasses.field(default_factory=Data)

@@ -19,13 +19,12 @@ import numpy as np
 from jax import lax
 
 from jaxbrats.data.labels import NUM_CLASSES
+from jaxbrats.system.devices import is_out_of_memory
 
 # Standard deviation of the Gaussian as a share of the window, and the least weight a voxel has.
 _SIGMA, _LEAST_WEIGHT = 1 / 8, 1e-3
 # Share of a device's memory that image and probabilities may take; the rest is the network's.
 _DEVICE_SHARE = 0.25
-# How XLA says that memory ran out: by its own allocator, and where a call into compiled code throws.
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "XLA FFI call failed", "bad_alloc")
 
 Size = tuple[int, int, int]
 Item = TypeVar("Item")
@@ -96,7 +95,7 @@ def predict_probabilities(
         else:
             probabilities = _blended(apply, image, window, starts, batch, on_device, num_classes)
     except jax.errors.JaxRuntimeError as error:
-        if any(words in str(error) for words in _OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
         raise
     return probabilities[

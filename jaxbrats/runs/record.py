@@ -40,6 +40,7 @@ _MAY_CHANGE = {
     "checkpoint",
     "mesh",
     "gpu_memory_fraction",
+    "deterministic",
     "conv",
     "remat",
     "skip_nonfinite",
