@@ -16,11 +16,17 @@ not a measurement: cuDNN's choice of algorithm, its workspace and its own conver
 import dataclasses
 import importlib.metadata
 import math
+import os
 import pathlib
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+# The machine code is thrown away: it need not be good. Layouts, fusion and buffers are settled before.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+)
 
 import benchmarking
 import jax

@@ -5,10 +5,16 @@ product; XLA's general forms (`reduce_window`, whose gradient is select-and-scat
 work several times slower.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 Strides = tuple[int, int, int]
+
+_WITHIN = (2, 4, 6)  # axes of a block
 
 
 def max_pool(x: jax.Array, strides: Strides = (2, 2, 2)) -> jax.Array:
@@ -17,7 +23,40 @@ def max_pool(x: jax.Array, strides: Strides = (2, 2, 2)) -> jax.Array:
     Raises:
         ValueError: sizes that are no multiples of the strides.
     """
-    return _blocks(x, strides).max(axis=(2, 4, 6))
+    return lax.platform_dependent(_blocks(x, strides), cpu=_max_pool, default=_max_pool_counted)
+
+
+def _max_pool(blocks: jax.Array) -> jax.Array:
+    return blocks.max(axis=_WITHIN)
+
+
+@jax.custom_vjp
+def _max_pool_counted(blocks: jax.Array) -> jax.Array:
+    """As `_max_pool`. How many voxels of a block are its largest, which share the gradient, is counted in the same
+    pass, so that no mask is written down for the backward one.
+    """
+    return _largest(blocks)[0]
+
+
+def _largest(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each block's maximum, and how many of its voxels have it."""
+    voxels = [blocks[:, :, i, :, j, :, k] for i, j, k in np.ndindex(*(blocks.shape[axis] for axis in _WITHIN))]
+    value = functools.reduce(jnp.maximum, voxels)
+    return value, sum((voxel == value).astype(blocks.dtype) for voxel in voxels)
+
+
+def _max_pool_forward(blocks: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    value, count = _largest(blocks)
+    return value, (blocks, value, count)
+
+
+def _max_pool_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array]:
+    blocks, value, count = saved
+    value, share = (jnp.expand_dims(part, _WITHIN) for part in (value, dy / count))
+    return (jnp.where(blocks == value, share, 0).astype(blocks.dtype),)
+
+
+_max_pool_counted.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def mean_pool(x: jax.Array, strides: Strides = (2, 2, 2)) -> jax.Array:
@@ -44,7 +83,41 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         `(B, UX, VY, WZ, C_out)`.
     """
+    kernel = kernel.astype(x.dtype)
+    return lax.platform_dependent(x, kernel, cpu=_matrix_product, default=_direct)
+
+
+def _strided(y: jax.Array, kernel: jax.Array) -> jax.Array:
+    """What the transposed convolution is the transpose of: `(B, UX, VY, WZ, C_out)` to `(B, X, Y, Z, C_in)`."""
+    dimensions = ("NXYZC", "XYZOI", "NXYZC")
+    return lax.conv_general_dilated(y, kernel, kernel.shape[:3], "VALID", dimension_numbers=dimensions)
+
+
+@jax.custom_vjp
+def _direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """As `_matrix_product`, with cuDNN's convolutions, which write a block's voxels where they belong.
+
+    The gradients are written as those of the strided convolution, which XLA knows to be cuDNN's own.
+    """
+    sizes = [size * factor for size, factor in zip(x.shape[1:4], kernel.shape, strict=False)]
+    y = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda y: _strided(y, kernel), y)(x)[0]
+
+
+def _direct_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _direct(x, kernel), (x, kernel)
+
+
+def _direct_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return _strided(dy, kernel), jax.linear_transpose(lambda kernel: _strided(dy, kernel), kernel)(x)[0]
+
+
+_direct.defvjp(_direct_forward, _direct_backward)
+
+
+def _matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     b, X, Y, Z, _ = x.shape
     u, v, w, _, c_out = kernel.shape
-    blocks = jnp.einsum("bxyzi,uvwio->bxuyvzwo", x, kernel.astype(x.dtype))
+    blocks = jnp.einsum("bxyzi,uvwio->bxuyvzwo", x, kernel)
     return blocks.reshape(b, u * X, v * Y, w * Z, c_out)

@@ -1,6 +1,5 @@
 """What a program's text is read as, against a program written by hand; the account of a real one where it compiles."""
 
-import pytest
 from hlo_text import computations, kernels, shape_bytes
 
 PROGRAM = """\
