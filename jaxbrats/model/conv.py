@@ -200,10 +200,8 @@ def _pointwise_backward(saved: tuple, dy: jax.Array) -> tuple[tuple[jax.Array, .
     (d_kernel,) = jax.linear_transpose(lambda kernel: _direct(inputs, kernel), kernel)(dy)
     if kernel.shape[-1] > _FEW:
         return jax.linear_transpose(lambda inputs: _direct(inputs, kernel), inputs)(dy)[0], d_kernel
-    dy, kernel = dy.astype(jnp.float32), kernel[0, 0, 0].astype(jnp.float32)
-    shares = _split(kernel, inputs)
-    sums = [sum(dy[..., k, None] * share[:, k] for k in range(kernel.shape[-1])) for share in shares]
-    return tuple(d_input.astype(part.dtype) for d_input, part in zip(sums, inputs, strict=True)), d_kernel
+    shares = _split(kernel[0, 0, 0], inputs)
+    return tuple(sum(dy[..., k, None] * share[:, k] for k in range(dy.shape[-1])) for share in shares), d_kernel
 
 
 _pointwise_direct.defvjp(_pointwise_forward, _pointwise_backward)
