@@ -1,8 +1,8 @@
-"""Making a volume smaller and larger by whole factors, as reshapes.
+"""Making a volume smaller and larger by whole factors, in a form for each processor.
 
-Where window and stride are equal, pooling is a reduction over reshaped axes and a transposed convolution is one matrix
-product; XLA's general forms (`reduce_window`, whose gradient is select-and-scatter, and input dilation) do the same
-work several times slower.
+Where window and stride are equal, pooling is a reduction over reshaped axes and, on a CPU, a transposed convolution is
+one matrix product; XLA's general forms (`reduce_window`, whose gradient is select-and-scatter, and input dilation) do
+the same work several times slower. Accelerators wait for memory: theirs are the forms that move the fewest bytes.
 """
 
 import functools
