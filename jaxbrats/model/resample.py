@@ -14,49 +14,39 @@ from jax import lax
 
 Strides = tuple[int, int, int]
 
-_WITHIN = (2, 4, 6)  # axes of a block
 
-
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, strides: Strides = (2, 2, 2)) -> jax.Array:
     """Maximum over blocks of `strides` voxels: `(B, X, Y, Z, C)` to `(B, X/sx, Y/sy, Z/sz, C)`.
 
+    The gradient goes to one voxel of each block, whose place is kept. To look for the maximum again, as JAX's own
+    gradient does, finds none where the compiler computes the voxels twice and rounds them otherwise: 0 / 0.
+
     Raises:
-        ValueError: sizes that are no multiples of the strides.
+        ValueError: sizes that are not multiples of the strides.
     """
-    return lax.platform_dependent(_blocks(x, strides), cpu=_max_pool, default=_max_pool_counted)
+    return _blocks(x, strides).max(axis=(2, 4, 6))
 
 
-def _max_pool(blocks: jax.Array) -> jax.Array:
-    return blocks.max(axis=_WITHIN)
+def _max_pool_forward(x: jax.Array, strides: Strides) -> tuple[jax.Array, jax.Array]:
+    blocks = _blocks(x, strides)
+    first, *others = (blocks[:, :, i, :, j, :, k] for i, j, k in np.ndindex(strides))
+    largest, place = first, jnp.zeros(first.shape, jnp.uint8)
+    for number, voxel in enumerate(others, start=1):
+        place = jnp.where(voxel > largest, jnp.uint8(number), place)
+        largest = jnp.maximum(largest, voxel)
+    return largest, place
 
 
-@jax.custom_vjp
-def _max_pool_counted(blocks: jax.Array) -> jax.Array:
-    """As `_max_pool`. How many voxels of a block are its largest, which share the gradient, is counted in the same
-    pass, so that no mask is written down for the backward one.
-    """
-    return _largest(blocks)[0]
+def _max_pool_backward(strides: Strides, place: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    sx, sy, sz = strides
+    b, X, Y, Z, c = gradient.shape
+    numbers = jnp.arange(sx * sy * sz, dtype=jnp.uint8).reshape(1, 1, sx, 1, sy, 1, sz, 1)
+    place, gradient = (array[:, :, None, :, None, :, None] for array in (place, gradient))
+    return (jnp.where(place == numbers, gradient, 0).reshape(b, X * sx, Y * sy, Z * sz, c),)
 
 
-def _largest(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each block's maximum, and how many of its voxels have it."""
-    voxels = [blocks[:, :, i, :, j, :, k] for i, j, k in np.ndindex(*(blocks.shape[axis] for axis in _WITHIN))]
-    value = functools.reduce(jnp.maximum, voxels)
-    return value, sum((voxel == value).astype(blocks.dtype) for voxel in voxels)
-
-
-def _max_pool_forward(blocks: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    value, count = _largest(blocks)
-    return value, (blocks, value, count)
-
-
-def _max_pool_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array]:
-    blocks, value, count = saved
-    value, share = (jnp.expand_dims(part, _WITHIN) for part in (value, dy / count))
-    return (jnp.where(blocks == value, share, 0).astype(blocks.dtype),)
-
-
-_max_pool_counted.defvjp(_max_pool_forward, _max_pool_backward)
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def mean_pool(x: jax.Array, strides: Strides = (2, 2, 2)) -> jax.Array:

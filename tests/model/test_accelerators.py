@@ -52,17 +52,6 @@ def test_instance_norm_has_flaxs_parameters_and_values():
     np.testing.assert_array_equal(ours.apply(variables, x), nn.relu(flaxs.apply(variables, x)))
 
 
-@pytest.mark.parametrize("strides", [(2, 2, 2), (2, 2, 1)])
-def test_max_pool_with_equal_voxels(strides):
-    # Few different values, so that most blocks have several voxels that are its largest.
-    x = normal(2, 4, 6, 8, 3).round()
-    forms = (
-        lambda x, form=form: form(resample._blocks(x, strides))
-        for form in (resample._max_pool, resample._max_pool_counted)
-    )
-    assert_same(*forms, x, atol=1e-6)
-
-
 @pytest.mark.parametrize("strides", [(2, 2, 2), (1, 2, 2)])
 def test_transposed_convolution(strides):
     assert_same(resample._matrix_product, resample._direct, normal(2, 3, 2, 4, 5), normal(*strides, 5, 3))

@@ -24,6 +24,23 @@ def test_max_pool_equals_reduce_window_with_gradient():
     )
 
 
+@pytest.mark.parametrize("strides", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])
+def test_max_pool_gives_a_block_its_gradient_once(strides):
+    x = jax.random.randint(jax.random.key(0), (1, 6, 4, 8, 2), 0, 3).astype(jnp.bfloat16)  # most maxima are there twice
+    weights = jax.random.normal(jax.random.key(1), max_pool(x, strides).shape)
+    found = jax.grad(lambda x: jnp.sum(max_pool(x, strides) * weights))(x)
+    assert found.dtype == x.dtype
+    assert int(jnp.sum(found != 0)) == weights.size
+    largest = jnp.sum(jnp.where(found != 0, x, 0).astype(jnp.float32))
+    assert float(largest) == float(jnp.sum(max_pool(x, strides).astype(jnp.float32)))
+
+
+def test_max_pool_keeps_what_is_not_a_number():
+    x = jnp.zeros((1, 2, 2, 2, 1)).at[0, 0, 1, 0, 0].set(jnp.nan)
+    largest, _ = jax.vjp(max_pool, x)
+    assert np.isnan(largest).all() and np.isnan(max_pool(x)).all()
+
+
 def test_max_pool_refuses_odd_sizes():
     with pytest.raises(ValueError, match="divisible by 2"):
         max_pool(jnp.zeros((1, 4, 3, 2, 1)))
