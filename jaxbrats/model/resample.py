@@ -1,8 +1,8 @@
-"""Making a volume smaller and larger by whole factors, in a form for each processor.
+"""Making a volume smaller and larger by whole factors, as reshapes.
 
-Where window and stride are equal, pooling is a reduction over reshaped axes and, on a CPU, a transposed convolution is
-one matrix product; XLA's general forms (`reduce_window`, whose gradient is select-and-scatter, and input dilation) do
-the same work several times slower. Accelerators wait for memory: theirs are the forms that move the fewest bytes.
+Where window and stride are equal, pooling is a reduction over reshaped axes and a transposed convolution is one matrix
+product; XLA's general forms (`reduce_window`, whose gradient is select-and-scatter, and input dilation) do the same
+work several times slower.
 """
 
 import functools
@@ -10,7 +10,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 Strides = tuple[int, int, int]
 
@@ -66,6 +65,8 @@ def _blocks(x: jax.Array, strides: Strides) -> jax.Array:
 def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution whose stride is its window: each voxel becomes a block.
 
+    On a CPU a matrix product; elsewhere cuDNN's, because what follows a matrix product is a pass that only transposes.
+
     Args:
         x: `(B, X, Y, Z, C_in)`.
         kernel: `(U, V, W, C_in, C_out)`; `kernel[i, j, k]` makes the voxel at offset (i, j, k) of the block.
@@ -74,13 +75,13 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
         `(B, UX, VY, WZ, C_out)`.
     """
     kernel = kernel.astype(x.dtype)
-    return lax.platform_dependent(x, kernel, cpu=_matrix_product, default=_direct)
+    return jax.lax.platform_dependent(x, kernel, cpu=_matrix_product, default=_direct)
 
 
 def _strided(y: jax.Array, kernel: jax.Array) -> jax.Array:
     """What the transposed convolution is the transpose of: `(B, UX, VY, WZ, C_out)` to `(B, X, Y, Z, C_in)`."""
     dimensions = ("NXYZC", "XYZOI", "NXYZC")
-    return lax.conv_general_dilated(y, kernel, kernel.shape[:3], "VALID", dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(y, kernel, kernel.shape[:3], "VALID", dimension_numbers=dimensions)
 
 
 @jax.custom_vjp
