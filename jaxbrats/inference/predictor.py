@@ -71,14 +71,14 @@ class Predictor:
         mirrorings = [np.array(axes) for axes in itertools.product(*sides)] if self.mirror else [None]
         windows, total = jnp.asarray(windows), None
         for network, axes in itertools.product(self.networks, mirrorings):
-            probabilities = _probabilities(network.model, network.head, network.variables, windows, axes)
+            probabilities = probabilities_of(network.model, network.head, network.variables, windows, axes)
             total = probabilities if total is None else _add(total, probabilities)
         count = len(self.networks) * len(mirrorings)
         return total if count == 1 else total / count
 
 
 @functools.partial(jax.jit, static_argnames=("model", "head"))
-def _probabilities(
+def probabilities_of(
     model: nn.Module, head: Head, variables: Any, images: jax.Array, mirror: jax.Array | None
 ) -> jax.Array:
     """Class probabilities; `mirror` says for each axis whether to reverse it before, and back afterwards."""

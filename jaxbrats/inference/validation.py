@@ -42,8 +42,9 @@ def validation_step(
 ) -> CaseMetrics:
     """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
     logits = model.apply(state.variables, batch["image"])
-    loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
-    return CaseMetrics(loss, head.count(logits, batch["labels"]))
+    with jax.named_scope("scores"):
+        loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
+        return CaseMetrics(loss, head.count(logits, batch["labels"]))
 
 
 def jit_validation_step(

@@ -1,7 +1,6 @@
 """What a U-Net is built from: blocks by name, convolution and upsampling with their parameters, normalisation."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +9,12 @@ from flax import linen as nn
 
 from jaxbrats.model import random
 from jaxbrats.model.conv import conv3d
+from jaxbrats.model.instance_norm import Activation, InstanceNorm
 from jaxbrats.model.resample import Strides, mean_pool, transposed_conv
 from jaxbrats.model.strided_conv import strided_conv3d
 
 NORMS = ("none", "instance", "group", "batch")
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[str, Activation] = {
     "relu": nn.relu,
     "leaky_relu": nn.leaky_relu,  # slope 0.01
     "gelu": nn.gelu,
@@ -100,16 +100,19 @@ class AttentionGate(nn.Module):
         return skip * nn.sigmoid(Conv(1, dtype=self.dtype, name="coefficient")((joint,)))
 
 
-def normalise(x: jax.Array, norm: str, train: bool, dtype: Any, name: str) -> jax.Array:
-    """Applies one of `NORMS`; called inside a compact module, whose child `name` holds scale and shift."""
+def normalise(
+    x: jax.Array, norm: str, train: bool, dtype: Any, name: str, activation: Activation = lambda x: x
+) -> jax.Array:
+    """One of `NORMS` and an activation; called inside a compact module, whose child `name` holds scale and shift."""
     if norm == "none":
-        return x
+        return activation(x)
     if norm == "instance":
-        return nn.InstanceNorm(epsilon=1e-5, dtype=dtype, name=name)(x)
+        return InstanceNorm(activation, dtype, name=name)(x)
     if norm == "group":
-        return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]), epsilon=1e-5, dtype=dtype, name=name)(x)
+        return activation(nn.GroupNorm(math.gcd(8, x.shape[-1]), epsilon=1e-5, dtype=dtype, name=name)(x))
     if norm == "batch":
-        return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)(x)
+        statistics = {"use_running_average": not train, "momentum": 0.9}
+        return activation(nn.BatchNorm(**statistics, epsilon=1e-5, dtype=dtype, name=name)(x))
     raise ValueError(f"norm is one of {', '.join(NORMS)}; it is {norm!r}")
 
 
@@ -144,13 +147,15 @@ class Block(nn.Module):
     squeeze_excitation: bool = False
     stochastic_depth: float = 0.0
 
-    def convolve(self, index: int, inputs: tuple[jax.Array, ...], train: bool) -> jax.Array:
-        """The block's convolution number `index`, normalised."""
+    def convolve(
+        self, index: int, inputs: tuple[jax.Array, ...], train: bool, activation: Activation = lambda x: x
+    ) -> jax.Array:
+        """The block's convolution number `index`, normalised and activated."""
         strides = self.strides if index == 0 else (1, 1, 1)
         # A normalisation with its own shift makes a bias before it idle.
         bias = self.norm == "none"
         x = Conv(self.features, self.kernel_size, bias, self.conv, self.dtype, strides, name=f"conv_{index}")(inputs)
-        return normalise(x, self.norm, train, self.dtype, name=f"norm_{index}")
+        return normalise(x, self.norm, train, self.dtype, f"norm_{index}", activation)
 
     def drop(self, x: jax.Array, train: bool) -> jax.Array:
         """Dropout, while training."""
@@ -170,7 +175,7 @@ class PlainBlock(Block):
     def __call__(self, inputs: tuple[jax.Array, ...], train: bool) -> jax.Array:
         """`(B, X, Y, Z, C)` each to `(B, X', Y', Z', features)`, sizes divided by the strides."""
         for index in range(self.convolutions):
-            x = ACTIVATIONS[self.activation](self.convolve(index, inputs, train))
+            x = self.convolve(index, inputs, train, ACTIVATIONS[self.activation])
             inputs = (self.drop(x, train) if index < self.convolutions - 1 else x,)
         return self.excite(*inputs)
 
@@ -194,7 +199,7 @@ class ResidualBlock(Block):
         """`(B, X, Y, Z, C)` each to `(B, X', Y', Z', features)`, sizes divided by the strides."""
         activation = ACTIVATIONS[self.activation]
         # Not the residual, as Hu et al. and nnU-Net: with instance normalisation its mean is the same for every case.
-        x = self.excite(activation(self.convolve(0, inputs, train)))
+        x = self.excite(self.convolve(0, inputs, train, activation))
         x = self.convolve(1, (self.drop(x, train),), train)
         if self.stochastic_depth and train:
             # One decision for each case (Huang et al. 2016, arXiv:1603.09382), scaled so that the expectation stays.

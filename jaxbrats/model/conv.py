@@ -53,6 +53,9 @@ def register(name: str, algorithm: Algorithm) -> None:
 # Up to so many channels the kernel's gradient is taken as matrix products; above, XLA's own convolution is as fast.
 _THIN = 16
 
+# Up to so many outputs a pointwise convolution's gradient is a sum over them on accelerators.
+_FEW = 4
+
 # F(4, 3) with the interpolation points 0, 1, -1, 2, -2 and infinity: output = A (G kernel * B input).
 _TILE = 4
 _INPUT_TRANSFORM = np.array(
@@ -112,7 +115,9 @@ def conv3d(x: jax.Array | Sequence[jax.Array], kernel: jax.Array, method: str = 
     _check(inputs, kernel, method)
     kernel = kernel.astype(inputs[0].dtype)
     if kernel.shape[:3] == (1, 1, 1):
-        return _pointwise(inputs, kernel)
+        # A single voxel, as squeeze-and-excitation has it, is a matrix product everywhere.
+        default = _pointwise if inputs[0].shape[1:4] == (1, 1, 1) else _pointwise_direct
+        return lax.platform_dependent(inputs, kernel, cpu=_pointwise, default=default)
     if method == "auto":
         return lax.platform_dependent(inputs, kernel, cpu=_algorithm(_cpu_default()), default=_direct)
     return _algorithm(method)(inputs, kernel)
@@ -174,6 +179,32 @@ def _pointwise(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 def _direct(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     x = inputs[0] if len(inputs) == 1 else jnp.concatenate(inputs, axis=-1)
     return lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NXYZC", "XYZIO", "NXYZC"))
+
+
+@jax.custom_vjp
+def _pointwise_direct(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
+    """As `_pointwise`, in the layout of the convolutions around it instead of with the channels last.
+
+    Where there are few outputs, as of the logits, the inputs' gradient is a short sum, which XLA takes up in whatever
+    reads it, and so is never written down.
+    """
+    return _direct(inputs, kernel)
+
+
+def _pointwise_forward(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> tuple[jax.Array, tuple]:
+    return _direct(inputs, kernel), (inputs, kernel)
+
+
+def _pointwise_backward(saved: tuple, dy: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    inputs, kernel = saved
+    (d_kernel,) = jax.linear_transpose(lambda kernel: _direct(inputs, kernel), kernel)(dy)
+    if kernel.shape[-1] > _FEW:
+        return jax.linear_transpose(lambda inputs: _direct(inputs, kernel), inputs)(dy)[0], d_kernel
+    shares = _split(kernel[0, 0, 0], inputs)
+    return tuple(sum(dy[..., k, None] * share[:, k] for k in range(dy.shape[-1])) for share in shares), d_kernel
+
+
+_pointwise_direct.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -65,6 +65,8 @@ def _blocks(x: jax.Array, strides: Strides) -> jax.Array:
 def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution whose stride is its window: each voxel becomes a block.
 
+    On a CPU a matrix product; elsewhere cuDNN's, because what follows a matrix product is a pass that only transposes.
+
     Args:
         x: `(B, X, Y, Z, C_in)`.
         kernel: `(U, V, W, C_in, C_out)`; `kernel[i, j, k]` makes the voxel at offset (i, j, k) of the block.
@@ -72,7 +74,41 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         `(B, UX, VY, WZ, C_out)`.
     """
+    kernel = kernel.astype(x.dtype)
+    return jax.lax.platform_dependent(x, kernel, cpu=_matrix_product, default=_direct)
+
+
+def _strided(y: jax.Array, kernel: jax.Array) -> jax.Array:
+    """What the transposed convolution is the transpose of: `(B, UX, VY, WZ, C_out)` to `(B, X, Y, Z, C_in)`."""
+    dimensions = ("NXYZC", "XYZOI", "NXYZC")
+    return jax.lax.conv_general_dilated(y, kernel, kernel.shape[:3], "VALID", dimension_numbers=dimensions)
+
+
+@jax.custom_vjp
+def _direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """As `_matrix_product`, with cuDNN's convolutions, which write a block's voxels where they belong.
+
+    The gradients are written as those of the strided convolution, which XLA knows to be cuDNN's own.
+    """
+    sizes = [size * factor for size, factor in zip(x.shape[1:4], kernel.shape, strict=False)]
+    y = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda y: _strided(y, kernel), y)(x)[0]
+
+
+def _direct_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _direct(x, kernel), (x, kernel)
+
+
+def _direct_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return _strided(dy, kernel), jax.linear_transpose(lambda kernel: _strided(dy, kernel), kernel)(x)[0]
+
+
+_direct.defvjp(_direct_forward, _direct_backward)
+
+
+def _matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     b, X, Y, Z, _ = x.shape
     u, v, w, _, c_out = kernel.shape
-    blocks = jnp.einsum("bxyzi,uvwio->bxuyvzwo", x, kernel.astype(x.dtype))
+    blocks = jnp.einsum("bxyzi,uvwio->bxuyvzwo", x, kernel)
     return blocks.reshape(b, u * X, v * Y, w * Z, c_out)

@@ -11,6 +11,9 @@ from jaxbrats.train.optimizer import make_optimizer
 from jaxbrats.train.state import TrainState, init_state, make_head, make_model
 from jaxbrats.train.step import device_memory, jit_train_step
 
+# Of a run that is only compiled for: no more than a constant of the program depends on it.
+TOTAL_STEPS = 1000
+
 
 def compile_step(
     settings: Settings, total_steps: int, mesh: jax.sharding.Mesh, state: TrainState, key: jax.Array
@@ -45,8 +48,12 @@ def step_memory(settings: Settings, mesh: jax.sharding.Mesh) -> int:
 
     Compiles for the mesh's devices; neither state nor batch is made.
     """
-    total_steps = 1000  # only a constant of the program depends on it
-    optimizer = make_optimizer(settings.learning_rate, settings.schedule, total_steps, settings.optimizer)
+    return device_memory(compile_step(settings, TOTAL_STEPS, mesh, *start_shapes(settings, mesh)))
+
+
+def start_shapes(settings: Settings, mesh: jax.sharding.Mesh) -> tuple[TrainState, jax.Array]:
+    """What a run begins with, state and random key, without the data: to compile for."""
+    optimizer = make_optimizer(settings.learning_rate, settings.schedule, TOTAL_STEPS, settings.optimizer)
     channels = len(settings.data.modalities)
 
     def start() -> tuple[TrainState, jax.Array]:
@@ -56,5 +63,4 @@ def step_memory(settings: Settings, mesh: jax.sharding.Mesh) -> int:
     def replicated_shape(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
 
-    state, key = jax.tree.map(replicated_shape, jax.eval_shape(start))
-    return device_memory(compile_step(settings, total_steps, mesh, state, key))
+    return jax.tree.map(replicated_shape, jax.eval_shape(start))

@@ -9,7 +9,7 @@ of one process if it can.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbrats.system.errors import InputError
 
 
-def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Mesh:
+def make_mesh(
+    data: int, space: int, batch_size: int, accumulate: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """The mesh `('data', 'space')` over the devices there are.
 
     Args:
@@ -27,12 +29,13 @@ def make_mesh(data: int, space: int, batch_size: int, accumulate: int = 1) -> Me
         space: Devices along each volume's first spatial axis.
         batch_size: Cases in a global batch.
         accumulate: Micro-batches that it is worked on in; the 'data' axis must divide each.
+        devices: Others than those there are, to compile for.
 
     Raises:
         InputError: more devices asked for than there are (or, of several processes, not all), or a batch that they do
             not divide.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if data == -1:
         data = max(1, len(devices) // space)
     if data * space > len(devices):

@@ -91,16 +91,17 @@ def train_step(
         (total, batch_stats), (losses, counts) = lax.scan(add, (nothing, state.batch_stats), jnp.arange(accumulate))
         gradients = jax.tree.map(lambda sum_: sum_ / accumulate, total)
         loss, counts = losses.mean(), _sum_first(counts)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    updated = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
-    if ema:
-        average = update_average(state.average, updated.trained, ema, updated.step - state.skipped)
-        updated = updated.replace(average=average)
-    finite = is_finite(loss, gradients, batch_stats)
-    if skip_nonfinite:
-        unchanged = state.replace(step=state.step + 1, skipped=state.skipped + 1)
-        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        updated = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+        if ema:
+            average = update_average(state.average, updated.trained, ema, updated.step - state.skipped)
+            updated = updated.replace(average=average)
+        finite = is_finite(loss, gradients, batch_stats)
+        if skip_nonfinite:
+            unchanged = state.replace(step=state.step + 1, skipped=state.skipped + 1)
+            updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged)
     metrics = StepMetrics(
         loss,
         class_dice(counts.confusion),
@@ -137,7 +138,8 @@ def _gradient(
     """Gradients, new batch statistics, loss, and the counts of all cases of a batch together."""
     image, labels = batch["image"], batch["labels"]
     if augment:
-        image, labels = augment(batch["keys"], image, labels)
+        with jax.named_scope("augmentation"):
+            image, labels = augment(batch["keys"], image, labels)
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         outputs, updated = model.apply(
@@ -148,11 +150,14 @@ def _gradient(
             mutable=["batch_stats"],
         )
         logits = jax.tree.leaves(outputs)  # of the full size, and of deeper levels with deep supervision
-        loss = deeply_supervised(loss_function, logits, labels)
+        with jax.named_scope("loss"):
+            loss = deeply_supervised(loss_function, logits, labels)
         return loss, (logits[0], updated.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    return gradients, batch_stats, loss, _sum_first(head.count(logits, labels))
+    with jax.named_scope("scores"):
+        counts = _sum_first(head.count(logits, labels))
+    return gradients, batch_stats, loss, counts
 
 
 def _micro_batch(batch: Batch, number: jax.Array, accumulate: int) -> Batch:

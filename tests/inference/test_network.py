@@ -59,7 +59,7 @@ def test_an_ensemble_averages_probabilities(network):
 
 def test_a_slice_is_not_mirrored_across(monkeypatch):
     asked = []
-    monkeypatch.setattr(predictor, "_probabilities", lambda *given: asked.append(tuple(given[-1])) or given[-2] + 0)
+    monkeypatch.setattr(predictor, "probabilities_of", lambda *given: asked.append(tuple(given[-1])) or given[-2] + 0)
     windows = np.random.default_rng(0).random((2, 4, 4, 1, 3), np.float32)
     apply = Predictor([types.SimpleNamespace(model=None, head=None, variables=None)], (4, 4, 1), mirror=True).apply
     np.testing.assert_array_equal(apply(windows), windows)  # the mean of four that are alike
@@ -93,12 +93,12 @@ def test_mirrored_images_get_mirrored_probabilities(network, axes):
 def test_an_ensemble_of_one_architecture_and_all_mirrorings_is_one_program(network):
     other = dataclasses.replace(network, variables=jax.tree.map(lambda leaf: leaf * 0.9, network.variables))
     predict = Predictor([network, other], WINDOW, batch=2, mirror=True)
-    before = predictor._probabilities._cache_size()
+    before = predictor.probabilities_of._cache_size()
     for length in (9, 16, 21):
         image = np.random.default_rng(0).random((length, 16, 9, 2), np.float32)
         result = predict(image)
         assert result.shape == (length, 16, 9, 4)
-    assert predictor._probabilities._cache_size() == before + 1
+    assert predictor.probabilities_of._cache_size() == before + 1
 
 
 def test_the_run_tells_how_its_training_voxels_lay(network, tiny_cohort):
