@@ -165,6 +165,11 @@ class _Graph:
             return [self.node("LeakyRelu", inputs[:1], inputs[0].shape, alpha=inputs[1].content.item())]
         if program is not None:
             return self.run(getattr(program, "jaxpr", program), getattr(program, "consts", ()), inputs)
+        if name == "platform_index":  # the plain form of what has one for each processor
+            return [_Value.known(np.int32([p is None or "cpu" in p for p in eqn.params["platforms"]].index(True)))]
+        if name == "cond" and inputs[0].is_known:
+            branch = eqn.params["branches"][int(inputs[0].content)]
+            return self.run(branch.jaxpr, branch.consts, inputs[1:])
         wholes = [var.aval.shape for var in eqn.invars]
         if name == "dim_as_value":
             raise _refused("the size of the batch as a number")

@@ -33,9 +33,15 @@ class InstanceNorm(nn.Module):
         """`(B, X, Y, Z, C)` to the same size, in `dtype`; statistics are float32."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        forms = (functools.partial(form, activation=self.activation, dtype=self.dtype) for form in (plain, few_passes))
-        on_cpu, default = forms
-        return lax.platform_dependent(x, scale, bias, cpu=on_cpu, default=default)
+        return _by_processor(x, scale, bias, self.activation, self.dtype)
+
+
+# Traced once for all layers of one size.
+@functools.partial(jax.jit, static_argnames=("activation", "dtype"), inline=True)
+def _by_processor(x: jax.Array, scale: jax.Array, bias: jax.Array, activation: Activation, dtype: Any) -> jax.Array:
+    forms = (functools.partial(form, activation=activation, dtype=dtype) for form in (plain, few_passes))
+    on_cpu, default = forms
+    return lax.platform_dependent(x, scale, bias, cpu=on_cpu, default=default)
 
 
 def plain(x: jax.Array, scale: jax.Array, bias: jax.Array, activation: Activation, dtype: Any) -> jax.Array:
