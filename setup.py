@@ -53,6 +53,7 @@ setup(
             "nbclient>=0.10",
             "nbconvert>=7.16",
         ],
+        "mlflow": ["mlflow>=3.0"],
         "tensorboard": ["tensorboardX>=2.6"],
         "test": [
             "hypothesis>=6.100",
@@ -64,6 +65,7 @@ setup(
             "surface-distance>=0.1",
             "tensorboardX>=2.6",
         ],
+        "wandb": ["wandb>=0.19"],
     },
     entry_points={"console_scripts": ["jaxbrats=jaxbrats.__main__:main"]},
     classifiers=[

@@ -25,6 +25,7 @@ from jaxbrats.system.errors import InputError
 
 DType = Literal["float32", "bfloat16"]
 ConvMethod = Literal["auto", "direct", "slices", "winograd", "native"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Settings:
         gpu_memory_fraction: Share of each GPU's memory that JAX may take.
         deterministic: Whether a GPU gives the same bits each time, with kernels that may be slower; a CPU always does.
         skip_nonfinite: Whether an update that is not finite is dropped and counted; else it ends the run.
+        tracking: What shows the run beside metrics.jsonl, several with commas between; auto for TensorBoard where it is
+            installed, nothing for none.
     """
 
     seed: int = 0
@@ -99,6 +102,7 @@ class Settings:
     gpu_memory_fraction: float = 0.9
     deterministic: bool = False
     skip_nonfinite: bool = False
+    tracking: Literal["auto"] | tuple[TrackerName, ...] = "auto"
     mesh: Mesh = Mesh()
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)

@@ -5,11 +5,13 @@ Each case is scored on its own, so that the scores do not depend on how cases sh
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -25,16 +27,25 @@ from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.checkpoints import SCORE
 from jaxbrats.train.loop import Validate
 from jaxbrats.train.mesh import batch_sharding, process_slice, put_batch, put_images, replicated
-from jaxbrats.train.progress import scores_by_name
+from jaxbrats.train.progress import PICTURES, scores_by_name
 from jaxbrats.train.state import TrainState
 from jaxbrats.train.step import Batch
 
 
 class CaseMetrics(NamedTuple):
-    """Of each case of a batch: loss `(B,)` and the counts its scores follow from."""
+    """Of each case of a batch: loss `(B,)`, the counts its scores follow from, and probabilities `(B, X, Y, K)` of its
+    `shown_slice`, which not all cases keep.
+    """
 
     loss: jax.Array
     counts: Counts
+    shown: jax.Array | None
+
+
+# From a case and the labels `(X, Y)` predicted in its `shown_slice` to a picture `(down, across, 3)` uint8.
+Draw = Callable[[ArrayCase, np.ndarray], np.ndarray]
+# Cases that are drawn at each validation, the first ones.
+_DRAWN = 2
 
 
 def validation_step(
@@ -42,9 +53,16 @@ def validation_step(
 ) -> CaseMetrics:
     """Loss and counts of each case on its own, so that the scores do not depend on how cases share batches."""
     logits = model.apply(state.variables, batch["image"])
+    places = shown_slice(batch["labels"])[:, None, None, None, None]
+    shown = jnp.take_along_axis(logits, places, axis=3)[:, :, :, 0]
     with jax.named_scope("scores"):
         loss = jax.vmap(lambda one, labels: loss_function(one[None], labels[None]))(logits, batch["labels"])
-        return CaseMetrics(loss, head.count(logits, batch["labels"]))
+        return CaseMetrics(loss, head.count(logits, batch["labels"]), head.probabilities(shown))
+
+
+def shown_slice(labels: Any) -> Any:
+    """The slice along Z of labels `(..., X, Y, Z)` with the most tumour, `(...)`; the first of equals."""
+    return (labels > 0).sum((-3, -2)).argmax(-1)
 
 
 def jit_validation_step(
@@ -68,6 +86,7 @@ def make_validation(
     batch_size: int,
     window: Size | None = None,
     overlap: float = 0.5,
+    draw: Draw | None = None,
 ) -> Validate:
     """What the training loop calls at each epoch's end.
 
@@ -80,6 +99,7 @@ def make_validation(
         batch_size: Cases, or windows of one, that the network is given at once, over all devices.
         window: Size of the windows that go over each array, as in prediction; None where the network is given it whole.
         overlap: Least share of a window that the next one covers.
+        draw: Draws the first two cases, for trackers; None for no pictures.
 
     Returns:
         A function from a state to loss (with windows, of the middle one), Dice, IoU and accuracy of the arrays, each
@@ -98,16 +118,21 @@ def make_validation(
         results_of = functools.partial(_in_windows, mesh, predict, blend, measure, cases, batch_size)
 
     def validate(state: TrainState, stop: StopFlag) -> dict[str, Any] | None:
-        results = []
+        results, shown = [], []
         with contextlib.closing(results_of(state)) as parts:
             for part in parts:
-                results.append(part)
+                results.append(part._replace(shown=None))
+                shown += [part.shown] * (len(shown) < _DRAWN)
                 # Of several processes one alone must not leave the others waiting at the next batch.
                 if stop.number and jax.process_count() == 1:
                     return None
         # Of whole arrays the last batch is filled up with cases from the start again.
         case = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(cases)], *jax.device_get(results))
-        return _scores(case, outside)
+        if draw is None:
+            return _scores(case, outside)
+        slices = zip(cases[:_DRAWN], itertools.chain.from_iterable(jax.device_get(shown)), strict=False)
+        pictures = {case.name: draw(case, head.labels(probabilities)) for case, probabilities in slices}
+        return {**_scores(case, outside), PICTURES: pictures}
 
     return validate
 
@@ -189,7 +214,8 @@ def _make_measure(
         for confusion in counts:
             confusion[:, BACKGROUND, BACKGROUND] -= math.prod(box.size) - labels.size
         middle = CropBox.about_centre(labels.shape, window)
-        return CaseMetrics(np.asarray(loss_of(*in_box(blended, labels, middle)))[None], counts)
+        shown = blended[:, :, shown_slice(labels)]
+        return CaseMetrics(np.asarray(loss_of(*in_box(blended, labels, middle)))[None], counts, shown[None])
 
     return measure
 

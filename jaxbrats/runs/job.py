@@ -17,6 +17,7 @@ from jaxbrats.data.sources import differences
 from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
 from jaxbrats.model.losses import make_loss
+from jaxbrats.report.slices import draw_case
 from jaxbrats.runs import record as records
 from jaxbrats.runs.finetune import Beginning, load_beginning
 from jaxbrats.runs.record import RunRecord
@@ -30,6 +31,7 @@ from jaxbrats.train.logs import read_metrics
 from jaxbrats.train.loop import Outcome, train
 from jaxbrats.train.mesh import make_mesh
 from jaxbrats.train.state import make_head, make_model
+from jaxbrats.train.tracking import tracker_names
 
 
 def run(settings: Settings, workdir: pathlib.Path) -> int:
@@ -41,7 +43,8 @@ def run(settings: Settings, workdir: pathlib.Path) -> int:
     Raises:
         InputError: data or settings that cannot be used, or another process at work in `workdir`.
     """
-    # What the devices cannot serve is refused before anything is read.
+    # What the devices or the installation cannot serve is refused before anything is read.
+    tracker_names(settings)
     mesh = make_mesh(settings.mesh.data, settings.mesh.space, settings.batch_size, settings.accumulate)
     # Of several processes that train one run together, one holds the folder for all.
     with locked(workdir, "train", "a training run") if distributed.is_first() else contextlib.nullcontext():
@@ -71,6 +74,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             settings.batch_size // settings.accumulate,
             settings.data.patch,
             settings.inference.overlap,
+            draw_case if tracker_names(settings) and distributed.is_first() else None,
         )
         outcome = train(
             settings,

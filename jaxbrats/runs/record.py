@@ -44,6 +44,7 @@ _MAY_CHANGE = {
     "conv",
     "remat",
     "skip_nonfinite",
+    "tracking",
     "data.dir",
     "data.raw_dir",
     "data.split",  # is compared by what it holds

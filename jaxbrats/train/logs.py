@@ -1,5 +1,4 @@
-"""What a run writes about itself while it trains: `metrics.jsonl`, and TensorBoard events where tensorboardX is
-installed.
+"""What a run writes about itself while it trains: `metrics.jsonl`, which its trackers are told too.
 
 One JSON object a line: step, epoch, split ('train' or 'val'), loss (null where it is not finite), dice, iou, accuracy
 and, by split, lr, skipped, seconds, region_dice. A resumed run cuts off the lines after the step it goes on from, so
@@ -7,18 +6,18 @@ the file reads as if nothing had happened. Lines that are not such records are l
 many they were; the last one, cut short by a kill, is no news.
 """
 
-import contextlib
-import importlib.util
 import json
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxbrats.system.errors import printable
 from jaxbrats.system.files import RemovedError, write_text
+from jaxbrats.train.tracking import Tracker
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -60,21 +59,24 @@ def _is_number(value: Any) -> bool:
 
 
 class MetricsLog:
-    """Appends records to `workdir/metrics.jsonl` and, where it can, to TensorBoard events in `workdir/tensorboard`.
+    """Appends records to `workdir/metrics.jsonl`, then tells them to trackers.
 
     Args:
         workdir: The run's folder.
         resume_step: Step the run goes on from; later records, and lines that are none, are cut off first. 0 begins
             anew.
         writes: Whether to write at all: of several processes one does.
+        trackers: None of which may raise.
 
     Raises:
         OSError: a file cannot be written.
     """
 
-    def __init__(self, workdir: pathlib.Path, resume_step: int, writes: bool = True) -> None:
-        self.workdir = workdir
-        self._file = self._events = None
+    def __init__(
+        self, workdir: pathlib.Path, resume_step: int, writes: bool = True, trackers: Sequence[Tracker] = ()
+    ) -> None:
+        self.workdir, self._trackers = workdir, trackers
+        self._file = None
         if not writes:
             return
         self._path = workdir / "metrics.jsonl"
@@ -86,7 +88,6 @@ class MetricsLog:
         write_text(self._path, b"".join(line + b"\n" for line in kept).decode())
         # Unbuffered, so that the operating system has every line at once and keeps it even if the process is killed.
         self._file = self._path.open("ab", buffering=0)
-        self._events = _open_events(workdir / "tensorboard", resume_step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record: all of its line, or nothing where the disk is full.
@@ -103,56 +104,21 @@ class MetricsLog:
         try:
             if (written := self._file.write(line)) < len(line):
                 self._file.write(line[written:])  # says why there was no room for it
-            if self._events:
-                self._events.write(record)
         except OSError as error:
             self._file.truncate(before)
             raise OSError(error.errno, error.strerror, str(self._path)) from error
+        for tracker in self._trackers:
+            tracker.scalars(record)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Tells the trackers pictures `(down, across, 3)` uint8 of the validation after a step, by their names."""
+        for tracker in self._trackers:
+            for name, picture in pictures.items():
+                tracker.images(step, name, picture)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the file and the trackers."""
         if self._file:
             self._file.close()
-        if self._events:
-            self._events.close()
-
-
-class _Events:
-    """TensorBoard's file of events. Written in this thread: tensorboardX's own SummaryWriter waits for ever for its
-    thread where that met a full disk.
-    """
-
-    def __init__(self, folder: pathlib.Path, first_step: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        folder.mkdir(exist_ok=True)
-        self._event = Event
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
-        # Hides what an earlier start wrote of this step and later ones.
-        self._writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, record: dict[str, Any]) -> None:
-        from tensorboardX.summary import scalar
-
-        for name, value in _scalars(record):
-            summary = scalar(f"{record['split']}/{name}", value)
-            self._writer.write_event(self._event(wall_time=time.time(), step=record["step"], summary=summary))
-        if record["split"] == "val":
-            self._writer.flush()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # said already, by what could not be written before
-            self._writer.close()
-
-
-def _open_events(folder: pathlib.Path, first_step: int) -> _Events | None:
-    return _Events(folder, first_step) if importlib.util.find_spec("tensorboardX") else None
-
-
-def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, float):
-            yield prefix + name, value
+        for tracker in self._trackers:
+            tracker.close()

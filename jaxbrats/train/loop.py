@@ -31,13 +31,15 @@ from jaxbrats.train.plan import Plan
 from jaxbrats.train.progress import Progress
 from jaxbrats.train.state import TrainState, init_state, make_model
 from jaxbrats.train.step import device_memory
+from jaxbrats.train.tracking import open_trackers
 
 # Batches on the devices beside the one in use.
 PREFETCH = 2
 # Steps of a start after which all that lives from step to step has its place in memory.
 _WARMUP_STEPS = 3
 
-# From a state to the validation scores, with `checkpoints.SCORE` among them; None where a signal cut it short.
+# From a state to the validation scores, with `checkpoints.SCORE` among them, and `progress.PICTURES` where any
+# are drawn; None where a signal cut it short.
 Validate = Callable[[TrainState, StopFlag], Mapping[str, Any] | None]
 
 
@@ -156,7 +158,8 @@ def _progress(
     settings: Settings, plan: Plan, cases: Sequence[ArrayCase], workdir: pathlib.Path, start: int
 ) -> Progress:
     rates = learning_rates(settings.learning_rate, settings.schedule, plan.total_steps, settings.optimizer.warmup)
-    log = MetricsLog(workdir, start, writes=distributed.is_first())
+    trackers = open_trackers(workdir, settings, start + 1) if distributed.is_first() else []
+    log = MetricsLog(workdir, start, distributed.is_first(), trackers)
     return Progress(plan, cases, rates, log, start, settings.skip_nonfinite, shows=distributed.is_first())
 
 

@@ -16,6 +16,9 @@ from jaxbrats.train.logs import MetricsLog, read_metrics
 from jaxbrats.train.plan import Plan
 from jaxbrats.train.step import StepMetrics
 
+# Where the result of a validation has its pictures `(down, across, 3)` uint8, by the case's name.
+PICTURES = "pictures"
+
 
 class Progress:
     """Log and progress bar of a run, one step behind: the metrics of a step are fetched once the next is under way.
@@ -74,7 +77,9 @@ class Progress:
             self._report(*before)
 
     def validation(self, step: int, result: Mapping[str, Any]) -> None:
-        """Reports the validation at the end of an epoch."""
+        """Reports the validation at the end of an epoch: its scores, and its pictures to trackers alone."""
+        result = dict(result)
+        self._log.pictures(step, {f"val/{name}": picture for name, picture in result.pop(PICTURES, {}).items()})
         epoch = self._plan.epochs_completed(step)
         waited = {"data_wait": self._clock.share_waited(), "seconds": self._clock.seconds()}
         self._log.write({"step": step, "epoch": epoch, "split": "val", **result, **waited})
