@@ -27,6 +27,7 @@ from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.model.blocks import ACTIVATIONS, BLOCKS, NORMS
 from jaxbrats.model.conv import METHODS
 from jaxbrats.system.errors import InputError
+from jaxbrats.train.tracking import TRACKERS
 
 REGIONS_HEAD = {"model": {"head": "regions"}}
 
@@ -40,6 +41,7 @@ REGIONS_HEAD = {"model": {"head": "regions"}}
         (model_settings.Activation, tuple(ACTIVATIONS)),
         (model_settings.Block, tuple(BLOCKS)),
         (root.ConvMethod, METHODS),
+        (root.TrackerName, tuple(TRACKERS)),
     ],
 )
 def test_choices_are_those_that_there_are(choices, table):

@@ -67,7 +67,11 @@ def validate(tmp_path):
         case("half_found", enhancing, half, None),  # no manifest tells of an outside
         case("all_outside", empty, empty, [100, 5, 0, 0]),  # nothing but 5 voxels of necrosis, outside
     ]
-    return make_validation(make_mesh(1, 1, 2), Shown(), make_loss(Loss()), LABELS, cases, 2)
+
+    def draw(case, predicted):
+        return case.name, predicted
+
+    return make_validation(make_mesh(1, 1, 2), Shown(), make_loss(Loss()), LABELS, cases, 2, draw=draw)
 
 
 STATE = TrainState(jnp.int32(0), {}, {}, {}, jnp.int32(0))
@@ -90,6 +94,20 @@ def test_tumour_outside_the_array_counts_as_missed(validate):
     assert scores["accuracy"] == pytest.approx(1 - 2 / (3 * 64))
 
 
+def test_the_first_two_cases_are_drawn_where_they_have_most_tumour(validate, tmp_path):
+    drawn = validate(STATE, StopFlag())["pictures"]
+    assert list(drawn) == ["all_found", "half_found"]
+    half = np.load(tmp_path / "half_found-image.npy").argmax(-1)
+    np.testing.assert_array_equal(drawn["half_found"][1], half[:, :, 0])
+    cases = [ArrayCase("case", "case", tmp_path / "half_found-image.npy", tmp_path / "moved-mask.npy")]
+    np.save(cases[0].mask, np.roll(np.load(tmp_path / "half_found-mask.npy"), 1, axis=1) * (np.arange(4) == 1))
+    for window, batch in ((None, 2), ((4, 4, 4), 1)):
+        options = {"window": window, "draw": lambda case, predicted: predicted}
+        validate = make_validation(make_mesh(1, 1, batch), Shown(), make_loss(Loss()), LABELS, cases, batch, **options)
+        np.testing.assert_array_equal(validate(STATE, StopFlag())["pictures"]["case"], half[:, :, 1])
+    assert half[:, :, 1].any()
+
+
 def test_a_signal_cuts_validation_short(validate):
     stop = StopFlag()
     stop.handle(15, None)
@@ -98,13 +116,15 @@ def test_a_signal_cuts_validation_short(validate):
 
 def test_the_scores_do_not_depend_on_the_mesh(validate, tmp_path):
     cases = [ArrayCase("case", "case", tmp_path / "half_found-image.npy", tmp_path / "half_found-mask.npy")]
+    options = {"draw": lambda case, predicted: predicted}
     scores = [
-        make_validation(make_mesh(data, space, data), Shown(), make_loss(Loss()), LABELS, cases, data)(
+        make_validation(make_mesh(data, space, data), Shown(), make_loss(Loss()), LABELS, cases, data, **options)(
             replicate(make_mesh(data, space, data), STATE), StopFlag()
         )
         for data, space in ((1, 1), (2, 2))
     ]
     assert scores[0]["region_dice"] == scores[1]["region_dice"]
+    np.testing.assert_array_equal(*(one["pictures"]["case"] for one in scores))
     assert jax.tree.map(np.shape, scores[0]) == jax.tree.map(np.shape, scores[1])
 
 
