@@ -13,6 +13,7 @@ tensor is then never made on a CPU: each input meets its share of the kernel and
 transformed domain.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -116,8 +117,8 @@ def conv3d(x: jax.Array | Sequence[jax.Array], kernel: jax.Array, method: str = 
     kernel = kernel.astype(inputs[0].dtype)
     if kernel.shape[:3] == (1, 1, 1):
         # A single voxel, as squeeze-and-excitation has it, is a matrix product everywhere.
-        default = _pointwise if inputs[0].shape[1:4] == (1, 1, 1) else _pointwise_direct
-        return lax.platform_dependent(inputs, kernel, cpu=_pointwise, default=default)
+        single = inputs[0].shape[1:4] == (1, 1, 1)
+        return _pointwise(inputs, kernel) if single else _pointwise_by_processor(inputs, kernel)
     if method == "auto":
         return lax.platform_dependent(inputs, kernel, cpu=_algorithm(_cpu_default()), default=_direct)
     return _algorithm(method)(inputs, kernel)
@@ -179,6 +180,11 @@ def _pointwise(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 def _direct(inputs: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     x = inputs[0] if len(inputs) == 1 else jnp.concatenate(inputs, axis=-1)
     return lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NXYZC", "XYZIO", "NXYZC"))
+
+
+@functools.partial(jax.jit, inline=True)  # both forms are traced, so once for all of one size
+def _pointwise_by_processor(inputs: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
+    return lax.platform_dependent(inputs, kernel, cpu=_pointwise, default=_pointwise_direct)
 
 
 @jax.custom_vjp

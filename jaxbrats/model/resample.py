@@ -62,6 +62,7 @@ def _blocks(x: jax.Array, strides: Strides) -> jax.Array:
     return x.reshape(b, X // sx, sx, Y // sy, sy, Z // sz, sz, c)
 
 
+@functools.partial(jax.jit, inline=True)  # both forms are traced, so once for all of one size
 def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution whose stride is its window: each voxel becomes a block.
 

@@ -410,7 +410,7 @@ def test_an_empty_cohort_touches_nothing(folders, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is not there.*Run jaxbrats preprocess"),
+        (None, "is missing.*Run jaxbrats preprocess"),
         ("{", "is not valid JSON"),
         ("[]", "expected version 2 of the manifest, found list"),
         ('{"version": 1}', "expected version 2 of the manifest, found 1"),

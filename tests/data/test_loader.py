@@ -187,7 +187,7 @@ class TestPosition:
 class TestRefusals:
     @pytest.mark.parametrize("arguments", [{"batch_size": 3, "process_count": 2}, {"batch_size": 0}])
     def test_batch_that_cannot_be_shared(self, cases, arguments):
-        with pytest.raises(InputError, match="cannot be shared"):
+        with pytest.raises(InputError, match="cannot be divided"):
             training_batches(cases, seed=0, **arguments)
 
     @pytest.mark.parametrize("arguments", [{"seed": -1}, {"seed": 0, "workers": -1}, {"seed": 0, "prefetch": 0}])
