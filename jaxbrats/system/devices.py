@@ -15,8 +15,8 @@ def set_up_gpus(memory_fraction: float, deterministic: bool) -> None:
 
     Args:
         memory_fraction: Share of each GPU's memory that JAX may take.
-        deterministic: Whether only kernels are used that give the same bits each time
-            (https://openxla.org/xla/determinism).
+        deterministic: Whether only kernels are used that give the same bits each time. Which ones is measured when a
+            program is compiled, so compiled again it may have others (https://openxla.org/xla/determinism).
     """
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(memory_fraction)
     if deterministic:
