@@ -3,7 +3,7 @@
 import os
 
 # How XLA says that memory ran out: by its own allocator, and where a call into compiled code throws.
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "XLA FFI call failed", "bad_alloc")
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc")
 _SMALLER = (
     "For training take a smaller config.batch_size or config.data.patch, config.accumulate or config.remat; jaxbrats "
     "plan proposes sizes for a memory"
