@@ -305,6 +305,9 @@ def test_the_package_in_python_as_its_readme_has_it(tmp_path, monkeypatch):
     assert [path.name for path in cohort.unrecognised] == ["later.nii.gz"]
     monkeypatch.chdir("raw_skull")
     assert names(find_cases("..")) == ["p"]
+    touch(tmp_path / "p" / "fla_bet_normalized.nii")
+    (problem,) = find_cases(tmp_path / "p").problems
+    assert str(problem).startswith("case p: ") and "appears twice, also as " in str(problem)
 
 
 def test_many_output_folders_are_found_in_time():
