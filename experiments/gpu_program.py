@@ -196,9 +196,10 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Programs for GPUs: compiled, not run",
         "",
-        "Compiled by XLA for the card's description, without a card. GiB: memory of a device by XLA's account, with a",
-        "window of a volume also what lies beside it for 240x240x155 voxels. Kernels: GB that they read and write, and",
-        "how many there are. ms: what follows at the card's published rates, a bound and not a measurement.",
+        "Compiled by XLA for the card's description, without a card. GiB: memory of a device by XLA's account, without",
+        "what cuDNN needs to work in; with a window of a volume also what lies beside it for 240x240x155 voxels.",
+        "Kernels: GB that they read and write, and how many there are. ms: what follows at the card's published rates,",
+        "a bound and not a measurement.",
         "",
         *(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows]),
         *(["", "Collective operations, as one device sees them:", "", *collectives] if collectives else []),

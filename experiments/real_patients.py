@@ -50,6 +50,7 @@ def main() -> int:
     """Predicts, scores, prints and writes; 1 if a case could not be used."""
     prepare_jax()
     runs = [pathlib.Path(run) for run in _WORKDIR.value]
+    _check_folds(runs)
     problems: list[InputError] = []
     tasks = itertools.chain.from_iterable(
         ((run, prediction) for prediction in tune_postprocess.predictions(run, _STEP.value, problems)) for run in runs
@@ -59,6 +60,8 @@ def main() -> int:
         prediction.case: {"run": run, "scores": scores, "enhancing": enhancing}
         for (run, prediction), (scores, enhancing) in scored
     }
+    if not cases:
+        raise problems[0] if problems else InputError("holds no validation case", file=runs[0])
     chosen = {run: _chosen_for(run, cases) for run in runs}
     network = run_network(read_record(runs[0]), _STEP.value)
     report = {
@@ -85,6 +88,17 @@ def main() -> int:
     for problem in problems:
         print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _check_folds(runs: Sequence[pathlib.Path]) -> None:
+    """Refuses runs that validate on the same case: they are no folds of one cross-validation."""
+    validated: dict[str, int] = {}
+    for number, run in enumerate(runs):
+        for case in read_record(run).split.val:
+            if validated.setdefault(case, number) != number:
+                problem = f"validates on the same patient as {runs[validated[case]]}"
+                hint = "Give the folds of one cross-validation, each once"
+                raise InputError(problem, case=case, file=run, hint=hint)
 
 
 def _score(task: tuple[pathlib.Path, tune_postprocess.Predicted]) -> tuple[np.ndarray, list[float]]:

@@ -6,8 +6,8 @@
 
 The ending of the name, or --format, says what is written:
 
-npz         The parameters in half precision, a quarter of a checkpoint, for `jaxbrats predict --model=FILE.npz`; NumPy
-            reads them.
+npz         The parameters in half precision, without the optimiser's state, for `jaxbrats predict --model=FILE.npz`;
+            NumPy reads them.
 onnx        A program for onnxruntime, Triton, 3D Slicer or C++, without jaxbrats and without JAX. Its metadata says how
             images are prepared and how probabilities become labels; experiments/onnx_window.py does both. Needs
             pip install 'jaxbrats[export]'.

@@ -80,7 +80,8 @@ class Settings:
         remat: Whether activations are computed again in the backward pass, for less memory.
         conv: Algorithm of the convolutions; auto takes the fastest of the processor, direct XLA's own.
         gpu_memory_fraction: Share of each GPU's memory that JAX may take.
-        deterministic: Whether a GPU gives the same bits each time, with kernels that may be slower; a CPU always does.
+        deterministic: Whether a compiled program gives the same bits each time on a GPU too, with kernels that may be
+            slower.
         skip_nonfinite: Whether an update that is not finite is dropped and counted; else it ends the run.
         tracking: What shows the run beside metrics.jsonl, several with commas between; auto for TensorBoard where it is
             installed, nothing for none.

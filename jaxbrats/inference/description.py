@@ -39,6 +39,9 @@ def describe(network: Network, about: Mapping[str, Any]) -> dict[str, Any]:
         "step": network.step,
         "input": "image: float32 (batch, x, y, z, channel), the channels being the modalities in order.",
         "modalities": prepared.modalities,
+        "missing_modalities": "Some, not all, may be missing: their channels are 0."
+        if network.missing_allowed
+        else "None may be missing.",
         "orientation": network.frame and network.frame.orientation,
         "spacing_mm": network.frame and network.frame.spacing_mm,
         "normalization": prepared.normalization,
@@ -57,7 +60,8 @@ def describe(network: Network, about: Mapping[str, Any]) -> dict[str, Any]:
         "regions": REGIONS,
         "thresholds": list(network.head.thresholds) if regions else None,
         "labels": dict(enumerate(LABEL_TITLES)),
-        "decoding": f"On the voxels of the file, to which the probabilities are resampled linearly. {_DECODING[head]}",
+        "decoding": f"On the voxels of the file, to which the probabilities are resampled linearly. {_DECODING[head]} "
+        "Outside of what was cut all is 0.",
         "postprocessing": dataclasses.asdict(network.postprocessing),
         **about,
     }

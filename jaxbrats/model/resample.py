@@ -1,8 +1,8 @@
 """Making a volume smaller and larger by whole factors, as reshapes.
 
 Where window and stride are equal, pooling is a reduction over reshaped axes and a transposed convolution is one matrix
-product; XLA's general forms (`reduce_window`, whose gradient is select-and-scatter, and input dilation) do the same
-work several times slower.
+product; on a CPU XLA's general forms (`reduce_window`, whose gradient is select-and-scatter, and input dilation) do the
+same work several times slower.
 """
 
 import functools

@@ -3,7 +3,7 @@
 import os
 
 # How XLA says that memory ran out: by its own allocator, and where a call into compiled code throws.
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "XLA FFI call failed", "bad_alloc")
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc")
 _SMALLER = (
     "For training take a smaller config.batch_size or config.data.patch, config.accumulate or config.remat; jaxbrats "
     "plan proposes sizes for a memory"
@@ -15,8 +15,8 @@ def set_up_gpus(memory_fraction: float, deterministic: bool) -> None:
 
     Args:
         memory_fraction: Share of each GPU's memory that JAX may take.
-        deterministic: Whether only kernels are used that give the same bits each time
-            (https://openxla.org/xla/determinism).
+        deterministic: Whether only kernels are used that give the same bits each time. Which ones is measured when a
+            program is compiled, so compiled again it may have others (https://openxla.org/xla/determinism).
     """
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(memory_fraction)
     if deterministic:

@@ -86,6 +86,7 @@ def test_programs_run_without_the_package(exported, tmp_path, capsys):
     strings = session.get_modelmeta().custom_metadata_map
     assert {name: json.loads(text) for name, text in strings.items()} == described
     assert described["modalities"] == ["t2f", "t1c"] and described["window"] == [16, 16, 16]
+    assert described["missing_modalities"] == "None may be missing."
     assert (described["orientation"], described["spacing_mm"]) == ("LPS", list(network.frame.spacing_mm))
     assert described["normalization"] == "minmax" and "at least 16 x 16 x 16 voxels" in described["preparation"]
     assert described["head"] == "labels" and described["labels"]["3"] == "enhancing tumour (ET)"

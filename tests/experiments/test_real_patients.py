@@ -9,6 +9,7 @@ from jaxbrats import commands
 from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.labels import REGIONS
 from jaxbrats.evaluation.tables import read_csv
+from jaxbrats.system.errors import InputError
 
 
 @pytest.fixture
@@ -40,6 +41,19 @@ def test_as_evaluated(real_patients, tiny_run, tmp_path):
         ]
     mean = np.mean([case["as predicted"]["dice"] for case in report["cases"]])
     assert f"| {mean:.3f} (" in (tmp_path / "real_patients.md").read_text()
+
+
+def test_runs_that_are_no_folds_or_cannot_be_scored_are_one_line(real_patients, tiny_run, monkeypatch, capsys):
+    assert commands.run_program(real_patients, "real_patients", [f"--workdir={tiny_run},{tiny_run}"]) == 1
+    assert f"validates on the same patient as {tiny_run}. Give the folds" in capsys.readouterr().err
+
+    def nothing(run, step, problems):
+        problems.append(InputError("is gone", case="A"))
+        return iter(())
+
+    monkeypatch.setattr(real_patients.tune_postprocess, "predictions", nothing)
+    assert commands.run_program(real_patients, "real_patients", [f"--workdir={tiny_run}"]) == 1
+    assert capsys.readouterr().err == "real_patients: case A: is gone\n"
 
 
 def test_a_fold_gets_the_post_processing_that_is_best_for_the_others(real_patients):

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from jaxbrats.model import conv, instance_norm, resample
 from jaxbrats.model.blocks import ACTIVATIONS
+from jaxbrats.train.mesh import batch_sharding, make_mesh, replicated
 
 
 def assert_same(plain, other, *arguments, atol=1e-5):
@@ -62,3 +63,25 @@ def test_transposed_convolution(strides):
 def test_pointwise_convolution(outputs):
     inputs, kernel = (normal(2, 3, 4, 5, 2), normal(2, 3, 4, 5, 6)), normal(1, 1, 1, 8, outputs)
     assert_same(conv._pointwise, conv._pointwise_direct, inputs, kernel)
+
+
+def test_forms_of_accelerators_split_over_devices():
+    """A small U-Net's worth of them, volumes split over four devices, at the bottom with fewer voxels than devices."""
+    mesh = make_mesh(2, 4, 2)
+
+    def network(x, scale, bias, up, head):
+        y = instance_norm.few_passes(x, scale, bias, nn.relu, jnp.float32)
+        y = resample.max_pool(resample.max_pool(y))
+        y = resample._direct(resample._direct(y, up), up)
+        return conv._pointwise_direct((y, x), head)
+
+    arrays = normal(2, 8, 4, 4, 5), 1 + normal(5), normal(5), normal(2, 2, 2, 5, 5), normal(1, 1, 1, 10, 3)
+    of_one, of_all = (
+        jax.jit(
+            jax.value_and_grad(lambda *arrays: jnp.square(network(*arrays)).mean(), range(len(arrays))),
+            in_shardings=shardings,
+        )(*arrays)
+        for shardings in (None, (batch_sharding(mesh), *[replicated(mesh)] * 4))
+    )
+    for expected, found in zip(jax.tree.leaves(of_one), jax.tree.leaves(of_all), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

@@ -34,12 +34,17 @@ def test_a_device_that_fails_is_one_line_with_what_to_do(capsys, said, told):
     assert "jaxbrats plan proposes sizes" in error
 
 
-def test_other_errors_keep_their_traceback():
+@pytest.mark.parametrize("said", ["INTERNAL: a defect", "UNKNOWN: XLA FFI call failed: an assertion"])
+def test_other_errors_keep_their_traceback(said):
     def work():
-        raise jax.errors.JaxRuntimeError("INTERNAL: a defect")
+        raise jax.errors.JaxRuntimeError(said)
 
     with pytest.raises(jax.errors.JaxRuntimeError):
         commands.finish("jaxbrats train", work)
+
+
+def test_out_of_memory_is_said_by_jax_alone():
+    assert is_out_of_memory(jax.errors.JaxRuntimeError("UNKNOWN: XLA FFI call failed: std::bad_alloc"))
     assert not is_out_of_memory(ValueError(MEMORY))
 
 

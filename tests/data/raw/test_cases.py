@@ -1,9 +1,12 @@
 import json
 import os
+import pathlib
+import time
 
 import pytest
 
 from jaxbrats.data.labels import BRATS_2021, BRATS_2023, DECATHLON
+from jaxbrats.data.raw.brainles import find_outputs, outside
 from jaxbrats.data.raw.cases import VolumeFile, find_cases
 from jaxbrats.system.errors import InputError
 
@@ -300,3 +303,18 @@ def test_the_package_in_python_as_its_readme_has_it(tmp_path, monkeypatch):
         f"{image}_bet_normalized.nii.gz" for image in ("t1c", "t1", "t2", "flair")
     }
     assert [path.name for path in cohort.unrecognised] == ["later.nii.gz"]
+    monkeypatch.chdir("raw_skull")
+    assert names(find_cases("..")) == ["p"]
+    touch(tmp_path / "p" / "fla_bet_normalized.nii")
+    (problem,) = find_cases(tmp_path / "p").problems
+    assert str(problem).startswith("case p: ") and "appears twice, also as " in str(problem)
+
+
+def test_many_output_folders_are_found_in_time():
+    """Each is looked at once, not compared with every folder of the cohort."""
+    patients = [pathlib.Path(f"/cohort/{i}") for i in range(1250)]
+    tree = {patient / part: ["t1_bet_raw.nii.gz"] for patient in patients for part in ("raw_bet", "temp/atlas-space")}
+    begun = time.process_time()
+    outputs = {patient: images for patient, images in find_outputs(tree).items() if patient in patients}
+    assert outside(tree, outputs) == {patient / "raw_bet": [] for patient in patients}
+    assert time.process_time() - begun < 3
