@@ -120,7 +120,8 @@ def as_markdown(report: dict[str, Any]) -> str:
     """The tables."""
     cases, folds = report["cases"], len(report["trained_on"])
     trained = " or ".join(map(str, sorted(set(report["trained_on"]))))
-    spacing = " x ".join(f"{size:g}" for size in report["frame"]["spacing_mm"])
+    frame = report["frame"]
+    voxels = f"voxels of {' x '.join(f'{size:g}' for size in frame['spacing_mm'])} mm" if frame else "the files' voxels"
     how = f"{folds}-fold cross-validation: each of {len(cases)} patients" if folds > 1 else f"{len(cases)} patients,"
     steps = {"latest": "The last checkpoint", "best": "The checkpoint with the best Dice on these same patients"}
     step = steps.get(report["step"], f"Step {report['step']}")
@@ -129,8 +130,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "# Real patients",
         "",
         f"{how} predicted by a network trained on {trained} others. Whole volumes on the files' own voxels; the "
-        f"network sees voxels of {spacing} mm. {step}"
-        + (", mirrored in eight ways." if report["inference"]["mirror"] else "."),
+        f"network sees {voxels}. {step}" + (", mirrored in eight ways." if report["inference"]["mirror"] else "."),
         "",
         f"Post-processing is chosen by lesion-wise Dice on {on_whom}: {_settings_text(report['postprocessing'])}. "
         "Means with bootstrap 95 % intervals, over patients.",
@@ -150,7 +150,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         reference, found = case["enhancing_mm3"]
         after = case["post-processed"]["dice"][-1]
         lines.append(f"| {case['case']} | {dice} | {after:.3f} | {reference:,.0f} | {found:,.0f} |")
-    return "\n".join([*lines, *benchmarking.footer(report["machine"], "real_patients")])
+    command = f"`python experiments/real_patients.py --workdir=RUN,... --step={report['step']}`"
+    return "\n".join([*lines, "", benchmarking.machine_line(report["machine"]), "", command, ""])
 
 
 def _settings_text(settings: Sequence[dict[str, float]]) -> str:

@@ -88,7 +88,7 @@ def test_a_full_disk_while_training(limit, run, tiny_run, tiny_config, training_
         assert main.run([*arguments, "--config.data.workers=0"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"jaxbrats train: {run}")
-    assert "(File too large). Free some space or choose another folder, then give the same command again" in last
+    assert "(File too large). Free some space or choose another folder, then run the same command again" in last
     assert content(run / "checkpoints").items() >= saved.items()
     assert main.run(arguments) == 0
     assert faults.trained(run) == faults.trained(tiny_run)

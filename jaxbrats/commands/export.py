@@ -55,7 +55,7 @@ def main() -> int:
         endings = (
             f".{format}" if _FORMAT.value else ", ".join(f".{name}" for name in FORMATS[:-1]) + f" or .{FORMATS[-1]}"
         )
-        raise InputError("is no name for a model", file=out, hint=f"Give a file that ends with {endings}")
+        raise InputError("is not a name for a model", file=out, hint=f"Give a file that ends with {endings}")
     if _MODEL.value and format == "npz":
         raise InputError("--model is such a file already", file=out, hint="Copy it, or write .onnx or .stablehlo")
     prepare_jax()

@@ -35,7 +35,7 @@ def main() -> int:
     """Checks and packs; 1 if a case is missing or cannot be submitted."""
     out, challenge = pathlib.Path(_OUT.value), CHALLENGES[_CHALLENGE.value]
     if out.suffix != ".zip":
-        raise InputError("is no name for a submission", file=out, hint="Give a file that ends with .zip")
+        raise InputError("is not a name for a submission", file=out, hint="Give a file that ends with .zip")
     cohort = find_cases(_INPUT.value) if _INPUT.value else None
     entries, problems = find_entries(_PRED.value, challenge, cohort and cohort.cases)
     problems += cohort.problems if cohort else []

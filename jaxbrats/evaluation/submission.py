@@ -89,7 +89,7 @@ def find_entries(
         match = re.fullmatch(challenge.pattern, case)
         if match is None:
             hint = f"Expected a name such as {challenge.example}.nii.gz"
-            problems.append(InputError("is no case of this challenge", case=case, file=file.path, hint=hint))
+            problems.append(InputError("is not a case of this challenge", case=case, file=file.path, hint=hint))
         elif match[1] in numbers:
             problem = f"has the number {match[1]} of {numbers[match[1]]} too, by which the challenge tells cases apart"
             problems.append(InputError(problem, case=case, file=file.path, hint="Keep one"))

@@ -147,7 +147,7 @@ def describe_disk_error(error: OSError) -> str:
     if isinstance(error, RemovedError):
         return f"{file}: is gone, removed or moved while it was written to. Run the same command again to resume"
     hint = (
-        "Free some space or choose another folder, then give the same command again"
+        "Free some space or choose another folder, then run the same command again"
         if error.errno in _FULL
         else "Choose a folder that can be written, or have its permissions changed"
     )

@@ -92,7 +92,7 @@ def test_mistakes_are_named_and_nothing_is_written(folders, capsys):
         f"case {two}: {pred / two}.nii.gz: has the affine",
         "case BraTS-GLI-00003-000: " + f"{pred}/BraTS-GLI-00003-000.nii.gz: is not in the input cohort",
         "has the number 00001-000 of BraTS-GLI-00001-000 too",
-        "is no case of this challenge. Expected a name such as BraTS-GLI-00001-000.nii.gz",
+        "is not a case of this challenge. Expected a name such as BraTS-GLI-00001-000.nii.gz",
         f"case BraTS-GLI-00004-000: has no segmentation in {pred}",
         "case BraTS-GLI-00005-000: " + f"{pred}/BraTS-GLI-00005-000.nii.gz: expected the labels",
     ):
