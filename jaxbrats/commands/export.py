@@ -51,11 +51,12 @@ def main() -> int:
     """Writes the file and says how large it is."""
     out = pathlib.Path(_OUT.value)
     format = _FORMAT.value or out.suffix.removeprefix(".")
-    if format not in FORMATS or out.suffix != f".{format}":
-        endings = (
-            f".{format}" if _FORMAT.value else ", ".join(f".{name}" for name in FORMATS[:-1]) + f" or .{FORMATS[-1]}"
+    if format not in FORMATS:
+        raise InputError(
+            "tells no format by its name", file=out, hint="Let it end with .npz, .onnx or .stablehlo, or give --format"
         )
-        raise InputError("is not a name for a model", file=out, hint=f"Give a file that ends with {endings}")
+    if format == "npz" and out.suffix != ".npz":  # by which predict --model knows it
+        raise InputError("is not a name for such a model", file=out, hint="Give a file that ends with .npz")
     if _MODEL.value and format == "npz":
         raise InputError("--model is such a file already", file=out, hint="Copy it, or write .onnx or .stablehlo")
     prepare_jax()

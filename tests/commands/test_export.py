@@ -72,17 +72,17 @@ def test_programs_run_without_the_package(exported, tmp_path, capsys):
     network, arguments = read_model(exported), ["export", f"--model={exported}"]
     assert commands.run([*arguments, f"--out={tmp_path / 'model.onnx'}"]) == 0
     assert "its probabilities differ from jaxbrats' by at most" in capsys.readouterr().out
-    assert commands.run([*arguments, "--format=stablehlo", f"--out={tmp_path / 'model.stablehlo'}"]) == 0
+    assert commands.run([*arguments, "--format=stablehlo", f"--out={tmp_path / 'model.bin'}"]) == 0
     images = np.random.default_rng(0).random((3, *network.window, 2), np.float32)
     expected = Predictor.of(network).apply(images)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(["probabilities"], {"image": images})
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
+    program = jax.export.deserialize(bytearray((tmp_path / "model.bin").read_bytes()))
     assert set(program.platforms) == {"cpu", "cuda", "rocm", "tpu"}
     np.testing.assert_allclose(program.call(images), expected, rtol=0, atol=1e-5)
 
-    described = json.loads((tmp_path / "model.stablehlo.json").read_text())
+    described = json.loads((tmp_path / "model.bin.json").read_text())
     strings = session.get_modelmeta().custom_metadata_map
     assert {name: json.loads(text) for name, text in strings.items()} == described
     assert described["modalities"] == ["t2f", "t1c"] and described["window"] == [16, 16, 16]
@@ -147,7 +147,7 @@ def test_what_is_no_model_is_refused(exported, tmp_path):
 
 def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys):
     for source, out, hint in (
-        (f"--workdir={tiny_run}", "model.pb", "Give a file that ends with .npz, .onnx or .stablehlo"),
+        (f"--workdir={tiny_run}", "model.pb", "Let it end with .npz, .onnx or .stablehlo, or give --format"),
         (f"--workdir={tiny_run}", "model.onnx --format=npz", "Give a file that ends with .npz"),
         (f"--model={exported}", "model.npz", "--model is such a file already"),
     ):
