@@ -5,8 +5,13 @@
 Each case is a folder with t1n, t1c, t2w, t2f and seg. Some patients have two time points. The same seed and shape
 write the same files; more --cases add cases and leave the others as they are. The folder must be empty or hold the
 same cohort.
+
+--hard makes a cohort for questions that a few patients can't answer: tumours from a few hundred mm^3 on, up to four
+lesions, a third without enhancement, weak contrast on T2f, aged white matter; and two scanners. DIR/split.json trains
+on the patients of the first and validates on those of the second.
 """
 
+import pathlib
 import statistics
 
 from absl import flags
@@ -23,6 +28,7 @@ flags.DEFINE_list(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer("seed", 0, "The same seed writes the same cohort.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_bool("hard", False, "Small, several, faint tumours, and two scanners.", flag_values=FLAGS)
 flags.DEFINE_integer("workers", None, "Processes. By default one a CPU.", lower_bound=1, flag_values=FLAGS)
 
 
@@ -35,10 +41,13 @@ def _is_shape(values: list[str]) -> bool:
 def main() -> int:
     """Writes the cohort and says what it holds."""
     shape = tuple(int(value) for value in FLAGS.shape)
-    fractions = synthetic.write_cohort(FLAGS.out, FLAGS.cases, shape, FLAGS.seed, FLAGS.workers)
+    fractions = synthetic.write_cohort(FLAGS.out, FLAGS.cases, shape, FLAGS.seed, FLAGS.workers, FLAGS.hard)
     patients = len({synthetic.scan_at(index).patient for index in range(FLAGS.cases)})
     print(
         f"{FLAGS.out}: {len(fractions)} cases of {patients} patients, tumour {min(fractions.values()):.1%} to "
         f"{max(fractions.values()):.1%} of the volume, median {statistics.median(fractions.values()):.1%}"
     )
+    if FLAGS.hard:
+        split = pathlib.Path(FLAGS.out) / synthetic.SPLIT
+        print(f"Train on scanner A, validate on B: --config.data.split={split} --config.data.min_tumour=0")
     return 0

@@ -14,19 +14,22 @@ import functools
 import gzip
 import pathlib
 import zlib
+from collections.abc import Set
 
 import nibabel
 import numpy as np
 from tqdm import tqdm
 
 from jaxbrats.data.labels import MODALITIES
-from jaxbrats.synthetic import phantom
+from jaxbrats.synthetic import hard, phantom
 from jaxbrats.synthetic import scan as phantom_scan
 from jaxbrats.synthetic import tumour as phantom_tumour
 from jaxbrats.system import files, processes
 from jaxbrats.system.errors import InputError
 
 SMALLEST_SHAPE, LARGEST_SHAPE = 16, 1024
+SPLIT = "split.json"
+_LONGEST_STAMP = 80
 _PARTS = (*MODALITIES, "seg")
 _FOLLOW_UP_EVERY = 6
 # Random streams of a patient; those of the scans follow.
@@ -56,8 +59,8 @@ def scan_at(index: int) -> Scan:
     return Scan(patient, int(index % _FOLLOW_UP_EVERY == _FOLLOW_UP_EVERY - 1))
 
 
-def draw_case(seed: int, scan: Scan, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """Makes the volumes of a scan.
+def draw_case(seed: int, scan: Scan, shape: tuple[int, int, int], is_hard: bool = False) -> dict[str, np.ndarray]:
+    """Makes the volumes of a scan, of the usual cohort or of the hard one (`synthetic.hard`).
 
     Returns:
         t1n, t1c, t2w, t2f -> int16 and seg -> uint8 (labels 0 to 3), each (X, Y, Z).
@@ -69,10 +72,12 @@ def draw_case(seed: int, scan: Scan, shape: tuple[int, int, int]) -> dict[str, n
     outline = phantom.draw_outline(phantom.Grid(shape), stream(_OUTLINE))
     plan_stream = stream(_PLAN)
     growth = float(plan_stream.uniform(1.25, 1.6)) ** scan.time_point
-    plan = phantom_tumour.plan_tumour(outline, plan_stream).grown(growth)
-    head = phantom.draw_head(outline, stream(_HEAD), phantom_tumour.mass_effect(outline, plan))
+    aged = float(plan_stream.uniform()) if is_hard else 0.0
+    plan = (hard if is_hard else phantom_tumour).plan_tumour(outline, plan_stream).grown(growth)
+    head = phantom.draw_head(outline, stream(_HEAD), phantom_tumour.mass_effect(outline, plan), aged)
     tumour = phantom_tumour.draw_tumour(outline, head, plan, stream(_TUMOUR))
-    images = phantom_scan.scan(outline, head, tumour, stream(_SCANS + scan.time_point))
+    scanner = hard.SCANNERS[hard.scanner_of(scan.patient)] if is_hard else phantom_scan.Scanner()
+    images = phantom_scan.scan(outline, head, tumour, stream(_SCANS + scan.time_point), scanner)
     return {**images, "seg": outline.volume(tumour.labels(), np.uint8)}
 
 
@@ -82,10 +87,12 @@ def write_cohort(
     shape: tuple[int, int, int],
     seed: int = 0,
     workers: int | None = None,
+    is_hard: bool = False,
 ) -> dict[str, float]:
     """Writes a cohort, `FOLDER/CASE/CASE-{t1n,t1c,t2w,t2f,seg}.nii.gz`, with a progress bar.
 
-    Memory does not grow with the number of cases.
+    Memory does not grow with the number of cases. A hard cohort (`synthetic.hard`) also has `FOLDER/split.json`, which
+    trains on the patients of one scanner and validates on those of the other.
 
     Args:
         folder: Made if it is not there. May hold (part of) the same cohort, which is written again.
@@ -93,6 +100,7 @@ def write_cohort(
         shape: Voxels along x, y, z, each from 16 to 1024.
         seed: 0 or more.
         workers: Processes; None for one a processor.
+        is_hard: Whether it is the hard cohort.
 
     Returns:
         Name of each case -> share of the volume that is tumour.
@@ -102,20 +110,27 @@ def write_cohort(
             Or a worker process died.
         OSError: the folder cannot be written.
     """
-    _check_arguments(cases, shape, seed)
+    _check_arguments(cases, shape, seed, is_hard)
     folder, scans = pathlib.Path(folder), [scan_at(index) for index in range(cases)]
-    _check_folder(folder, scans, _stamp(seed, shape))
-    write = functools.partial(_write_scan, folder, seed, shape)
+    _check_folder(folder, scans, _stamp(seed, shape, is_hard), {SPLIT} if is_hard else set())
+    write = functools.partial(_write_scan, folder, seed, shape, is_hard)
     count = min(workers or processes.available_cpus(), cases)
     results = processes.map_in_processes(write, scans, count, name=lambda scan: scan.name)
     fractions = dict(tqdm(results, total=cases, desc="synthetic cases", unit="case", smoothing=0))
+    if is_hard:
+        scanners = {scan.name: hard.scanner_of(scan.patient) for scan in scans}
+        sides = {"train": "A", "val": "B"}
+        files.write_json(
+            folder / SPLIT,
+            {side: [name for name, scanner in scanners.items() if scanner == of] for side, of in sides.items()},
+        )
     return {scan.name: fractions[scan] for scan in scans}
 
 
-def _write_scan(folder: pathlib.Path, seed: int, shape: tuple[int, int, int], scan: Scan) -> float:
+def _write_scan(folder: pathlib.Path, seed: int, shape: tuple[int, int, int], is_hard: bool, scan: Scan) -> float:
     """Returns the share of the volume that is tumour."""
-    volumes = draw_case(seed, scan, shape)
-    affine, stamp = phantom.Grid(shape).affine, _stamp(seed, shape)
+    volumes = draw_case(seed, scan, shape, is_hard)
+    affine, stamp = phantom.Grid(shape).affine, _stamp(seed, shape, is_hard)
     for part, name in scan.file_names().items():
         with files.replacing(folder / scan.name / name) as temporary:
             temporary.write_bytes(_nifti(volumes[part], affine, stamp))
@@ -132,12 +147,12 @@ def _nifti(volume: np.ndarray, affine: np.ndarray, stamp: str) -> bytes:
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 
-def _stamp(seed: int, shape: tuple[int, int, int]) -> str:
-    # The header has 80 bytes for it.
-    return f"synthetic: jaxbrats synth --seed={seed} --shape={','.join(map(str, shape))}"
+def _stamp(seed: int, shape: tuple[int, int, int], is_hard: bool) -> str:
+    kind = " --hard" if is_hard else ""
+    return f"synthetic: jaxbrats synth{kind} --seed={seed} --shape={','.join(map(str, shape))}"
 
 
-def _check_arguments(cases: int, shape: tuple[int, int, int], seed: int) -> None:
+def _check_arguments(cases: int, shape: tuple[int, int, int], seed: int, is_hard: bool) -> None:
     if cases < 1:
         raise InputError(f"expected at least 1 case, was asked for {cases}", hint="Set --cases to 1 or more")
     if len(shape) != 3 or not all(SMALLEST_SHAPE <= count <= LARGEST_SHAPE for count in shape):
@@ -147,14 +162,19 @@ def _check_arguments(cases: int, shape: tuple[int, int, int], seed: int) -> None
         )
     if not 0 <= seed < 2**63:
         raise InputError(f"expected a seed from 0 to 2^63 - 1, found {seed}", hint="Choose another --seed")
+    if len(stamp := _stamp(seed, shape, is_hard)) > _LONGEST_STAMP:
+        problem = f"the files' headers have {_LONGEST_STAMP} characters for how they were made, not for '{stamp}'"
+        raise InputError(problem, hint="Choose a shorter --seed")
 
 
-def _check_folder(folder: pathlib.Path, scans: list[Scan], stamp: str) -> None:
+def _check_folder(folder: pathlib.Path, scans: list[Scan], stamp: str, beside: Set[str]) -> None:
     """Refuses a folder with anything in it that is not this cohort: mixed cohorts train and score without a warning."""
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, expected a folder to write the cohort to", file=folder)
     expected = {scan.name: set(scan.file_names().values()) for scan in scans}
     for path in _visible(folder):
+        if path.name in beside and path.is_file():
+            continue
         if path.name not in expected or not path.is_dir():
             raise InputError(
                 f"is not one of the {len(scans)} cases to write, and a cohort is not mixed with other files",

@@ -184,13 +184,14 @@ class Head:
     ventricle_distance: np.ndarray
 
 
-def draw_head(outline: Outline, rng: np.random.Generator, displaced: np.ndarray) -> Head:
+def draw_head(outline: Outline, rng: np.random.Generator, displaced: np.ndarray, aged: float = 0.0) -> Head:
     """Folds a cortex into the outline and places what lies deep in it.
 
     Args:
         outline: The brain voxels.
         rng: Draws folds, atrophy, the ventricles' size and the vessels.
         displaced: Where each voxel would lie without the mass effect of a tumour, mm, (3, N).
+        aged: How much gliosis there is beyond the usual, from 0 to 1.
     """
     grid, depth = outline.grid, outline.depth
     sulcus, crossing, thickness = outline.sheets(rng, 8), outline.sheets(rng, 16), outline.noise(rng, 12)
@@ -231,6 +232,7 @@ def draw_head(outline: Outline, rng: np.random.Generator, displaced: np.ndarray)
     cortex = grid.ramp(gap + 3.2 + 0.4 * thickness - pial) * grid.ramp(ventricles - 2)
     grey = np.maximum(cortex, grid.ramp(deep)) * (1 - vessel - choroid - fluid)
     white = 1 - vessel - choroid - fluid - grey
+    cap_mm, spot_level = cap_mm + 3 * aged, spot_level - 0.8 * aged
     caps = np.maximum(cap_mm + thickness - ventricles, 3 * (outline.noise(rng, 8) - spot_level))
     gliosis = grid.ramp(caps) * white
     return Head(white - gliosis, grey, fluid, vessel, choroid, gliosis, ventricles)

@@ -5,7 +5,10 @@ is brighter than edema on T2w, cortex and aged white matter come close to edema 
 take up contrast agent as the rim does.
 """
 
+import dataclasses
+
 import numpy as np
+from scipy import ndimage
 
 from jaxbrats.data.labels import MODALITIES
 from jaxbrats.synthetic import phantom
@@ -33,8 +36,32 @@ TEXTURE = (-0.5, 0.7, 1.0, 1.2)
 _LARGEST = np.iinfo(np.int16).max
 
 
+@dataclasses.dataclass(frozen=True)
+class Scanner:
+    """What differs between scanners and their protocols.
+
+    Attributes:
+        gamma: Power of each modality's signal: below 1 tissues differ less.
+        bias: Standard deviation of the bias field's logarithm.
+        noise: Standard deviation of the noise, over `NOISE`.
+        blur_mm: Standard deviation of the blur along x, y, z. That of slices of 5 mm is 1.4 mm.
+    """
+
+    gamma: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    bias: float = 0.11
+    noise: float = 1.0
+    blur_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+_TYPICAL = Scanner()
+
+
 def scan(
-    outline: phantom.Outline, head: phantom.Head, tumour: phantom_tumour.Tumour, rng: np.random.Generator
+    outline: phantom.Outline,
+    head: phantom.Head,
+    tumour: phantom_tumour.Tumour,
+    rng: np.random.Generator,
+    scanner: Scanner = _TYPICAL,
 ) -> dict[str, np.ndarray]:
     """Images a patient once.
 
@@ -42,7 +69,8 @@ def scan(
         outline: The brain voxels.
         head: Healthy tissue; where there is tumour it counts for what is left of the voxel.
         tumour: The tumour.
-        rng: Draws the scanner and its noise, and how the tissues look.
+        rng: Draws gain, bias field and noise, and how the tissues look.
+        scanner: What the image is made with.
 
     Returns:
         t1n, t1c, t2w, t2f -> int16 volume (X, Y, Z), 0 outside of the brain and at least 1 inside.
@@ -61,12 +89,29 @@ def scan(
         signal = np.zeros(len(texture), np.float32)
         for name, share in shares.items():
             mean = SIGNAL[name][channel] * np.exp((0.06 if name in _TUMOUR else 0.04) * rng.standard_normal())
-            signal += float(mean * (cyst.get(name, 1.0) if modality == "t2f" else 1.0)) * share
-        bias = 0.11 * outline.noise(rng, 90)
+            mean = mean * (cyst.get(name, 1.0) if modality == "t2f" else 1.0)
+            if modality == "t2f" and name in _TUMOUR:
+                mean += (tumour.t2f_contrast - 1) * (mean - 1)
+            signal += float(mean) * share
+        if scanner.gamma[channel] != 1:
+            signal = np.maximum(signal, 0) ** np.float32(scanner.gamma[channel])
+        bias = scanner.bias * outline.noise(rng, 90)
         signal *= np.exp(bias + TEXTURE[channel] * roughness * texture)
+        if any(scanner.blur_mm):
+            signal = _blurred(outline, signal, scanner.blur_mm)
         # The magnitude of a complex signal with Gaussian noise in both parts (Gudbjartsson and Patz 1995).
-        noise = NOISE[channel] * rng.standard_normal((2, len(signal)), dtype=np.float32)
+        noise = scanner.noise * NOISE[channel] * rng.standard_normal((2, len(signal)), dtype=np.float32)
         gain = float(GAIN[channel] * np.exp(0.35 * rng.standard_normal()))
         values = gain * np.hypot(signal + noise[0], noise[1])
         volumes[modality] = outline.volume(np.clip(np.rint(values), 1, _LARGEST), np.int16)
     return volumes
+
+
+def _blurred(outline: phantom.Outline, signal: np.ndarray, blur_mm: tuple[float, float, float]) -> np.ndarray:
+    # Of brain alone, so that it does not fade to the background at its surface.
+    sigma = [width / outline.grid.voxel_mm for width in blur_mm]
+    weighted, weight = (
+        ndimage.gaussian_filter(outline.volume(values, np.float32)[outline.grid.box], sigma, mode="constant")
+        for values in (signal, np.ones_like(signal))
+    )
+    return (weighted / np.maximum(weight, np.float32(1e-6)))[outline.inside]

@@ -7,6 +7,7 @@ largest part, then the enhancing tumour, then necrosis.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -25,6 +26,9 @@ class Lesion:
         core_ml: Volume of core.
         edema_ml: Volume of edema.
         stretch: (3, 3) matrix of determinant 1: takes the lesion's ellipsoid to a sphere.
+        rim: Mean thickness of the enhancing rim over the radius of the core; 0 where the core takes up no contrast
+            agent: then all of it is labelled NCR, as in BraTS. From about 3 on there is no necrosis.
+        spread: How far edema strays from an even margin, over what a large lesion's does.
     """
 
     centre: tuple[float, ...]
@@ -32,11 +36,13 @@ class Lesion:
     core_ml: float
     edema_ml: float
     stretch: tuple[tuple[float, ...], ...]
+    rim: float
+    spread: float = 1.0
 
     @property
     def radius_mm(self) -> float:
         """Of a sphere with the lesion's whole volume."""
-        return _radius_mm(self.core_ml + self.edema_ml)
+        return radius_mm(self.core_ml + self.edema_ml)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +51,16 @@ class TumourPlan:
 
     Attributes:
         lesions: At least one.
-        enhancing: Whether the core takes up contrast agent. Where not, all of it is labelled NCR, as in BraTS.
-        rim: Mean thickness of the enhancing rim over the radius of the core.
+        t2f_contrast: How far it stands out from white matter on T2f, over what is typical.
     """
 
     lesions: tuple[Lesion, ...]
-    enhancing: bool
-    rim: float
+    t2f_contrast: float = 1.0
+
+    @property
+    def enhancing(self) -> bool:
+        """Whether any lesion takes up contrast agent."""
+        return any(lesion.rim > 0 for lesion in self.lesions)
 
     def grown(self, factor: float) -> "TumourPlan":
         """The same tumour with every volume times `factor`."""
@@ -74,17 +83,17 @@ def plan_tumour(outline: phantom.Outline, rng: np.random.Generator) -> TumourPla
     shares = np.array([3.0, 1.2, 0.8])[:count] * rng.uniform(0.8, 1.2, count)
     volumes_ml = total_ml * shares / shares.sum()
     cores_ml = volumes_ml * rng.uniform(0.28, 0.55, count)
-    drifts, stretches = rng.standard_normal((count, 3)), [_stretch(rng) for _ in range(count)]
-    enhancing, rim = bool(rng.random() >= 0.1), float(rng.uniform(0.25, 0.5))
+    drifts, stretches = rng.standard_normal((count, 3)), [draw_stretch(rng) for _ in range(count)]
+    enhancing, rim = rng.random() >= 0.1, float(rng.uniform(0.25, 0.5))
     # Last, because how many draws it takes to find free places may hang on the voxel size.
     lesions: list[Lesion] = []
     for volume_ml, core_ml, drift, stretch in zip(volumes_ml, cores_ml, drifts, stretches, strict=True):
-        radius = _radius_mm(volume_ml)
-        centre = _free_centre(outline, rng, radius, lesions)
+        radius = radius_mm(volume_ml)
+        centre = free_centre(outline, rng, radius, lesions)
         edema_centre = centre + 0.12 * radius * drift
         places = tuple(centre.tolist()), tuple(edema_centre.tolist())
-        lesions.append(Lesion(*places, float(core_ml), float(volume_ml - core_ml), stretch))
-    return TumourPlan(tuple(lesions), enhancing, rim)
+        lesions.append(Lesion(*places, float(core_ml), float(volume_ml - core_ml), stretch, rim if enhancing else 0.0))
+    return TumourPlan(tuple(lesions))
 
 
 def mass_effect(outline: phantom.Outline, plan: TumourPlan) -> np.ndarray:
@@ -105,11 +114,13 @@ class Tumour:
         whole: Whole tumour (WT).
         core: Tumour core (TC): necrosis and enhancing tumour.
         necrosis: Necrosis, or all of a core that does not enhance (NCR).
+        t2f_contrast: As planned.
     """
 
     whole: np.ndarray
     core: np.ndarray
     necrosis: np.ndarray
+    t2f_contrast: float = 1.0
 
     def labels(self) -> np.ndarray:
         """The label of what fills more than half a voxel, uint8."""
@@ -137,33 +148,36 @@ def draw_tumour(outline: phantom.Outline, head: phantom.Head, plan: TumourPlan, 
 
     surface = np.full(len(x), np.inf, np.float32)  # mm outside of the nearest core
     inner = np.full(len(x), np.inf, np.float32)  # mm outside of the nearest rim's inner border
-    edema = np.full(len(x), -np.inf, np.float32)  # mm inside the largest edema
+    edema = np.full(len(x), -np.inf, np.float32)  # mm inside the largest edema or collar
     for lesion in plan.lesions:
-        core_radius = _radius_mm(lesion.core_ml)
+        core_radius = radius_mm(lesion.core_ml)
         distance = _norm(lesion.stretch, _offset(outline, lesion.centre)) + 0.2 * core_radius * bumps
         outer = distance - _level(distance, room, lesion.core_ml / voxel_ml)
-        rim_mm = plan.rim * core_radius * np.maximum(1 + 0.4 * rim_noise, 0.4)
+        rim_mm = lesion.rim * core_radius * np.maximum(1 + 0.4 * rim_noise, 0.4)
         surface, inner = np.minimum(surface, outer), np.minimum(inner, outer + rim_mm)
+        # Every core has at least a thin collar of edema.
+        edema = np.maximum(edema, lesion.spread * np.maximum(2.5 + rim_noise, 1.0) - outer)
     outside = room & (surface > 0) & (tissue > 0.5)
     for lesion in plan.lesions:
         across = np.where(callosum, 0, np.clip(x if lesion.centre[0] < 0 else -x, 0, 6))
-        distance = _norm(lesion.stretch, _offset(outline, lesion.edema_centre)) + front + barrier + 4 * across
+        distance = _norm(lesion.stretch, _offset(outline, lesion.edema_centre)) + lesion.spread * front
+        distance = distance + barrier + 4 * across
         edema = np.maximum(edema, _level(distance, outside, lesion.edema_ml / voxel_ml) - distance)
 
     core = grid.ramp(-surface) * grid.ramp(head.ventricle_distance - 1) * grid.ramp(outline.depth - 1)
-    # Every core has at least a thin collar of edema.
-    collar = np.maximum(2.5 + rim_noise, 1.0) - surface
-    whole = np.maximum(core, grid.ramp(np.maximum(edema, collar)) * tissue)
-    necrosis = np.minimum(core, grid.ramp(-inner)) if plan.enhancing else core
+    whole = np.maximum(core, grid.ramp(edema) * tissue)
+    necrosis = np.minimum(core, grid.ramp(-inner))
     joined = ~_islands(outline, whole > 0.5, core > 0.5)
-    return Tumour(whole * joined, core * joined, necrosis * joined)
+    return Tumour(whole * joined, core * joined, necrosis * joined, plan.t2f_contrast)
 
 
-def _radius_mm(volume_ml: float) -> float:
+def radius_mm(volume_ml: float) -> float:
+    """Of a sphere."""
     return float((3000 * volume_ml / (4 * np.pi)) ** (1 / 3))
 
 
-def _stretch(rng: np.random.Generator) -> tuple[tuple[float, ...], ...]:
+def draw_stretch(rng: np.random.Generator) -> tuple[tuple[float, ...], ...]:
+    """The shape of a lesion, see `Lesion.stretch`."""
     rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     factors = np.exp(0.22 * rng.standard_normal(3))
     matrix = rotation @ np.diag(factors / np.cbrt(factors.prod())) @ rotation.T
@@ -186,9 +200,25 @@ def _level(distance: np.ndarray, room: np.ndarray, voxels: float) -> float:
     return float(np.partition(candidates, rank)[rank])
 
 
-def _free_centre(
-    outline: phantom.Outline, rng: np.random.Generator, radius_mm: float, others: list[Lesion]
+def free_centre(
+    outline: phantom.Outline,
+    rng: np.random.Generator,
+    radius: float,
+    others: Sequence[Lesion],
+    reach: float = np.inf,
 ) -> np.ndarray:
+    """Draws a place for a lesion in the cerebrum, away from the surface, the ventricles and the other lesions.
+
+    Args:
+        outline: The brain voxels.
+        rng: Draws.
+        radius: Of the lesion, mm.
+        others: Those that have a place.
+        reach: How far the lesion may lie from the first of the others, surface to surface, mm.
+
+    Returns:
+        mm, (3,); where there is no room, the place with the least overlap of those that were tried.
+    """
     # Adults' gliomas lie above the tentorium. Points are drawn in mm, so that the place doesn't hang on the voxel size.
     half = np.array(phantom.HEAD_BOX_MM) / 2
     depth = outline.volume(outline.depth, np.float32)
@@ -201,9 +231,10 @@ def _free_centre(
         free = (depth[voxels] > 14) & (cerebellum[voxels] < -4) & (points[:, 2] > -36)
         free &= phantom.ventricle_distance(points.T, 1.2) > 8
         for point in points[free]:
-            gap = min(
-                (np.linalg.norm(point - other.centre) - radius_mm - other.radius_mm for other in others), default=np.inf
-            )
+            gaps = [np.linalg.norm(point - other.centre) - radius - other.radius_mm for other in others]
+            if gaps and gaps[0] > reach:
+                continue
+            gap = min(gaps, default=np.inf)
             if gap > best_gap:
                 best, best_gap = point, gap
             if gap > 0:

@@ -63,3 +63,13 @@ def test_a_folder_that_cannot_be_made(tmp_path, capsys):
 def test_help_shows_an_example(capsys):
     assert commands.run(["synth", "--help"]) == 0
     assert "jaxbrats synth --out=DIR --cases=24 --shape=96,96,80 --seed=0" in capsys.readouterr().out
+
+
+def test_a_hard_cohort_says_how_to_train_across_scanners(tmp_path, capsys):
+    arguments = ["synth", f"--out={tmp_path}", "--cases=2", "--shape=20,24,20", "--workers=1"]
+    assert commands.run([*arguments, "--hard"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"--config.data.split={tmp_path / 'split.json'}" in last
+    assert (tmp_path / "split.json").is_file()
+    assert commands.run(arguments) == 1
+    assert "--hard" in capsys.readouterr().err
