@@ -29,7 +29,7 @@ from jaxbrats.system.errors import InputError
 
 SMALLEST_SHAPE, LARGEST_SHAPE = 16, 1024
 SPLIT = "split.json"
-_LONGEST_STAMP = 80
+_LONGEST_STAMP = 80  # characters that NIfTI-1 has for a description
 _PARTS = (*MODALITIES, "seg")
 _FOLLOW_UP_EVERY = 6
 # Random streams of a patient; those of the scans follow.
@@ -118,12 +118,10 @@ def write_cohort(
     results = processes.map_in_processes(write, scans, count, name=lambda scan: scan.name)
     fractions = dict(tqdm(results, total=cases, desc="synthetic cases", unit="case", smoothing=0))
     if is_hard:
-        scanners = {scan.name: hard.scanner_of(scan.patient) for scan in scans}
-        sides = {"train": "A", "val": "B"}
-        files.write_json(
-            folder / SPLIT,
-            {side: [name for name, scanner in scanners.items() if scanner == of] for side, of in sides.items()},
-        )
+        imaged = {
+            scanner: [scan.name for scan in scans if hard.scanner_of(scan.patient) == scanner] for scanner in "AB"
+        }
+        files.write_json(folder / SPLIT, {"train": imaged["A"], "val": imaged["B"]})
     return {scan.name: fractions[scan] for scan in scans}
 
 
