@@ -6,6 +6,7 @@ take up contrast agent as the rim does.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import ndimage
@@ -41,12 +42,14 @@ class Scanner:
     """What differs between scanners and their protocols.
 
     Attributes:
+        factors: Of the mean signals of some tissues, as `SIGNAL`: what another sequence timing makes of them.
         gamma: Power of each modality's signal: below 1 tissues differ less.
         bias: Standard deviation of the bias field's logarithm.
         noise: Standard deviation of the noise, over `NOISE`.
         blur_mm: Standard deviation of the blur along x, y, z. That of slices of 5 mm is 1.4 mm.
     """
 
+    factors: Mapping[str, tuple[float, float, float, float]] = dataclasses.field(default_factory=dict)
     gamma: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     bias: float = 0.11
     noise: float = 1.0
@@ -89,6 +92,7 @@ def scan(
         signal = np.zeros(len(texture), np.float32)
         for name, share in shares.items():
             mean = SIGNAL[name][channel] * np.exp((0.06 if name in _TUMOUR else 0.04) * rng.standard_normal())
+            mean *= scanner.factors[name][channel] if name in scanner.factors else 1.0
             mean = mean * (cyst.get(name, 1.0) if modality == "t2f" else 1.0)
             if modality == "t2f" and name in _TUMOUR:
                 mean += (tumour.t2f_contrast - 1) * (mean - 1)

@@ -90,6 +90,11 @@ def test_scanners_change_intensities_and_no_label():
         np.median(v["t2f"][edema]) / np.median(v["t2f"][white & (v["t2f"] > 0)]) for v in (first, second)
     ]
     assert edema_over_brain[1] < 0.9 * edema_over_brain[0]
+    fluid = white & (first["t2w"] > np.percentile(first["t2w"][white & (first["t2w"] > 0)], 98))
+    fluid_over_brain = [
+        np.median(v["t2f"][fluid]) / np.median(v["t2f"][white & (v["t2f"] > 0)]) for v in (first, second)
+    ]
+    assert fluid_over_brain[1] > 1.2 * fluid_over_brain[0], fluid_over_brain
 
 
 def test_thick_slices_blur_along_z_and_not_at_the_surface():
