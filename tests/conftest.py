@@ -3,13 +3,13 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices on one processor, to test what splits over several. Programs that run for a moment are compiled in half
-# the time where they are not optimised; JAX reads this when it first looks for devices. Such a program rounds values
-# that it computes twice in two ways, so the suite also shows what leans on that. Tests in processes with other flags
-# have what users run.
+# Eight devices on one processor, to test what splits over several. Programs that run for a moment are compiled in a
+# quarter of the time where they are not optimised and XLA's older emitters of loops are used; JAX reads this when it
+# first looks for devices. Such a program rounds values that it computes twice in two ways, so the suite also shows what
+# leans on that. Tests in processes with other flags have what users run.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
 )
 
 import dataclasses
@@ -23,6 +23,8 @@ import pytest
 
 from jaxbrats import main
 from jaxbrats.config.settings import Checkpoint, Settings
+from jaxbrats.inference import network
+from jaxbrats.report import figures
 from jaxbrats.runs import job
 from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system.files import write_text
@@ -120,6 +122,29 @@ def training_steps_kept() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "compile_step", compile_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_pictures() -> Iterator[None]:
+    """Pictures are drawn whole, of a tenth of the dots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DOTS_PER_INCH", 50)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shapes_kept() -> Iterator[None]:
+    """The shapes of a network's variables are traced once in a process."""
+    kept: dict[str, Any] = {}
+    shapes_of = network.shapes_of
+
+    def shapes_once(settings: Settings) -> dict[str, Any]:
+        key = repr((settings.model, settings.data.modalities, settings.data.derived, settings.data.patch, settings.dtype))
+        return kept[key] if key in kept else kept.setdefault(key, shapes_of(settings))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "shapes_of", shapes_once)
         yield
 
 
