@@ -6,11 +6,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices on one processor, to test what splits over several. Programs that run for a moment are compiled in half
 # the time where they are not optimised; JAX reads this when it first looks for devices. Such a program rounds values
 # that it computes twice in two ways, so the suite also shows what leans on that. Tests in processes with other flags
-# have what users run.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-)
+# have what users run, and so have those on a GPU (JAX_PLATFORMS=cuda,cpu).
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 
 import dataclasses
 import pathlib
