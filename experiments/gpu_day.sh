@@ -28,7 +28,7 @@ export JAX_PLATFORMS=cuda,cpu
 if [[ $dry_run ]]; then
   export JAX_PLATFORMS=cpu GPU_DRY_RUN=1
   out=$(mktemp -d)
-  size=(--size=32 --batch=1 --rounds=1) inference=(--shape=48,48,40 --window=32 --repeats=1) bounds=(--device=h100)
+  size=(--size=32 --batch=1 --rounds=1) inference=("--shape=48,48,40" --window=32 --repeats=1) bounds=(--device=h100)
 fi
 mkdir -p "$out"
 budget=$((60 * minutes)) planned=0 states=() failed=0
@@ -43,6 +43,7 @@ parts() { # calls $1 with NAME MINUTES COMMAND... of each part; the minutes are 
   "$1" variants 15 "$python" experiments/gpu_variants.py "${size[@]}" --out="$out"
 }
 
+# shellcheck disable=SC2329 # parts calls it
 tell() {
   if ((planned + $2 <= minutes)); then
     planned=$((planned + $2))
@@ -52,6 +53,7 @@ tell() {
   fi
 }
 
+# shellcheck disable=SC2329 # parts calls it
 run() {
   local name=$1 needed=$2 left=$((budget - SECONDS)) began=$SECONDS state="done"
   shift 2
