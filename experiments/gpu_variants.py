@@ -53,7 +53,7 @@ def _eight_channels() -> None:
     benchmark_step.CHANNELS = 8
 
 
-# Most worth knowing first. The flags are those of XLA_FLAGS=--help.
+# Most worth knowing first. The flags are explained in xla/debug_options_flags.cc of openxla/xla.
 VARIANTS = {
     "convolutions with the channels last": Variant("--xla_gpu_force_conv_nhwc=true"),
     "input of 8 channels": Variant(change=_eight_channels),
