@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from jaxbrats.system.errors import InputError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "gpu_day.sh"
-# Writes down what it is asked to run; one part fails, one ends with the script's time.
+# Writes down what it is asked to run; one part fails.
 PYTHON = """#!/bin/sh
 echo "$@" >> "$CALLS"
 case "$*" in *benchmark_inference*) exit 3 ;; esac
@@ -38,9 +39,9 @@ def test_parts_that_fit_and_one_that_fails(tmp_path):
         ),
     ]
     table = (tmp_path / "out" / "gpu_day.md").read_text()
-    assert "| step | done | 0 |" in table
-    assert f"| inference | FAILED, see {tmp_path}/out/inference.txt | 0 |" in table
-    assert "| variants | left out, 10 min left of the 15 it may take | 0 |" in table
+    assert "| step | done | " in table
+    assert f"| inference | FAILED, see {tmp_path}/out/inference.txt | " in table
+    assert re.search(r"variants \| left out, \d+ min left of the 15 it may take \|", table)
 
 
 def test_a_wrong_argument_tells_how_it_is_used(tmp_path):
