@@ -1,6 +1,6 @@
 """How fast is one case segmented, files to file, beside MONAI's sliding window over the same network?
 
-    python experiments/benchmark_inference.py [--case=FOLDER] [--workdir=RUN]
+    [JAX_PLATFORMS=cuda,cpu] python experiments/benchmark_inference.py [--case=FOLDER] [--workdir=RUN] [--out=FOLDER]
 
 Both sides read four modalities (a synthetic case of 240x240x155 voxels where no case is given), normalise them, cut out
 the brain's box, go over it in windows of 128x128x128 with half overlap and Gaussian weights, take the most probable
@@ -11,9 +11,13 @@ a run's), same weights, same threads, each side in a process of its own:
 - MONAI: nibabel, NumPy and `monai.inferers.sliding_window_inference` over the network in PyTorch, contiguous and
   channels_last_3d, of which the faster counts.
 
+On a GPU both compute in bfloat16 (torch: autocast, cudnn.benchmark), MONAI's window is also tried with torch.compile,
+and its image and sum of windows lie on the GPU, as ours do.
+
 All sides set glibc's malloc to keep freed memory, as jaxbrats does: it helps PyTorch as much.
-Labels must agree on 99.9 % of the voxels before anything is timed; then the sides take turns. Needs the extra `bench`.
-Writes benchmark_inference.json and .md into experiments/results.
+Labels must agree on 99.9 % of the voxels before anything is timed; in bfloat16 on 90 %, since random weights often give
+two labels nearly the same probability (of noise, 97 % agree with float32). Then the sides take turns.
+Needs the extra `bench`. Writes benchmark_inference.json and .md.
 """
 
 import concurrent.futures
@@ -48,7 +52,6 @@ from jaxbrats.inference.sliding_window import window_starts
 from jaxbrats.model.unet import UNet3D
 from jaxbrats.runs.record import read_record
 from jaxbrats.synthetic.cohort import write_cohort
-from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.memory import keep_freed_memory
 from jaxbrats.system.processes import available_cpus
@@ -57,11 +60,14 @@ FLAGS = flags.FlagValues()
 _CASE = flags.DEFINE_string("case", None, "Folder of a case; a synthetic one if not given.", flag_values=FLAGS)
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run to take the network of.", flag_values=FLAGS)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times that each side is timed.", 1, flag_values=FLAGS)
-RESULTS = pathlib.Path(__file__).parent / "results"
+_OUT = flags.DEFINE_string("out", str(benchmarking.RESULTS), "Folder of the results.", flag_values=FLAGS)
+_SHAPE = flags.DEFINE_list("shape", ["240", "240", "155"], "Voxels of the synthetic case.", flag_values=FLAGS)
+_WINDOW = flags.DEFINE_integer("window", 128, "Edge of a window, without a run.", flag_values=FLAGS)
 MODALITIES = ("t2f", "t1c", "t2w", "t1n")
 OVERLAP = 0.5
-LEAST_AGREEMENT = 0.999
+LEAST_AGREEMENT = {"float32": 0.999, "bfloat16": 0.9}
 OURS, *PEERS = SIDES = ("jaxbrats", "MONAI contiguous", "MONAI channels_last_3d")
+COMPILED = "MONAI channels_last_3d compiled"  # on a GPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,27 +113,30 @@ def segment_with_jaxbrats(job: Job, out: pathlib.Path) -> float:
     return spent[0]
 
 
-def segment_with_monai(job: Job, out: pathlib.Path, layout: str) -> float:
-    """The same with MONAI's sliding window; `layout` is 'contiguous' or 'channels_last_3d'."""
+def segment_with_monai(job: Job, out: pathlib.Path, how: str) -> float:
+    """The same with MONAI's sliding window; `how` is 'contiguous' or 'channels_last_3d', and 'compiled' after that."""
     import torch
     from monai.inferers import sliding_window_inference
 
     settings = job.network.preprocessing
     images, volumes, box = read(job)
     stacked = np.stack([_normalised(volume, box, settings.normalization) for volume in volumes])
-    network, memory_format = _torch_network(job, layout)
-    with torch.inference_mode():
+    network, memory_format, device = _torch_network(job, how)
+    half = torch.autocast(device, torch.bfloat16, enabled=job.network.model.dtype == jax.numpy.bfloat16)
+    with torch.no_grad(), half:
         start = time.perf_counter()
         probabilities = sliding_window_inference(
-            torch.from_numpy(stacked)[None],
+            torch.from_numpy(stacked)[None].to(device),
             settings.crop,
             1,
             lambda windows: network(windows.contiguous(memory_format=memory_format)).softmax(1),
             OVERLAP,
             mode="gaussian",
         )
+        if device == "cuda":
+            torch.cuda.synchronize()
         spent = time.perf_counter() - start
-        labels = probabilities[0].argmax(0).to(torch.uint8).numpy()
+        labels = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
     whole = np.zeros(volumes[0].shape, np.uint8)
     whole[box] = labels
     written = nib.Nifti1Image(whole, images[0].affine, images[0].header, dtype=np.uint8)
@@ -156,24 +165,27 @@ def _normalised(volume: np.ndarray, box: tuple[slice, slice, slice], normalizati
 _networks: dict[str, tuple] = {}
 
 
-def _torch_network(job: Job, layout: str) -> tuple:
-    """The network and its memory format; made once in a process, as a program that segments a cohort would."""
+def _torch_network(job: Job, how: str) -> tuple:
+    """The network, its memory format and device; made once in a process, as a program that segments a cohort would."""
     import torch
     from torch_unet import TorchUNet
 
-    if layout not in _networks:
+    if how not in _networks:
         torch.set_num_threads(available_cpus())
+        torch.backends.cudnn.benchmark = True
+        layout, *compiled = how.split()
+        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
         memory_format = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}[layout]
-        network = TorchUNet(job.network.model, job.network.variables).to(memory_format=memory_format)
-        _networks[layout] = network, memory_format
-    return _networks[layout]
+        network = TorchUNet(job.network.model, job.network.variables).to(device, memory_format=memory_format)
+        _networks[how] = torch.compile(network) if compiled else network, memory_format, device
+    return _networks[how]
 
 
 def run(side: str, job: Job) -> dict[str, float]:
     """Segments the case with one side: seconds files to file, and of the windows alone."""
     out = job.folder / side
     start = time.perf_counter()
-    windows = segment_with_jaxbrats(job, out) if side == OURS else segment_with_monai(job, out, side.split()[1])
+    windows = segment_with_jaxbrats(job, out) if side == OURS else segment_with_monai(job, out, side.partition(" ")[2])
     return {"seconds": time.perf_counter() - start, "windows_seconds": windows}
 
 
@@ -186,7 +198,9 @@ def agreement(job: Job, side: str) -> float:
 def measure(job: Job, repeats: int) -> dict[str, Any]:
     """Times all sides in turns, each in its own process, after one case to warm up."""
     context = multiprocessing.get_context("spawn")
-    pools = {side: concurrent.futures.ProcessPoolExecutor(1, context, keep_freed_memory) for side in SIDES}
+    sides = SIDES if jax.default_backend() == "cpu" else (*SIDES, COMPILED)
+    peers = sides[1:]
+    pools = {side: concurrent.futures.ProcessPoolExecutor(1, context, keep_freed_memory) for side in sides}
 
     def timed(side: str) -> dict[str, float]:
         taken = pools[side].submit(run, side, job).result()
@@ -194,19 +208,19 @@ def measure(job: Job, repeats: int) -> dict[str, Any]:
         return taken
 
     try:
-        first = {side: timed(side)["seconds"] for side in SIDES}
-        agreements = {side: agreement(job, side) for side in PEERS}
+        first = {side: timed(side)["seconds"] for side in sides}
+        agreements = {side: agreement(job, side) for side in peers}
         for side, share in agreements.items():
-            if share < LEAST_AGREEMENT:
+            if share < LEAST_AGREEMENT[jax.numpy.dtype(job.network.model.dtype).name]:
                 raise InputError(f"{side} gives {share:.4%} of the voxels the label of jaxbrats; nothing to time")
-        rounds = [{side: timed(side) for side in SIDES} for _ in range(repeats)]
+        rounds = [{side: timed(side) for side in sides} for _ in range(repeats)]
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
     medians = {
-        side: {name: statistics.median(one[side][name] for one in rounds) for name in rounds[0][side]} for side in SIDES
+        side: {name: statistics.median(one[side][name] for one in rounds) for name in rounds[0][side]} for side in sides
     }
-    peer = min(PEERS, key=lambda side: medians[side]["seconds"])
+    peer = min(peers, key=lambda side: medians[side]["seconds"])
     ratios = [one[peer]["seconds"] / one[OURS]["seconds"] for one in rounds]
     return {
         "rounds": rounds,
@@ -240,7 +254,6 @@ def as_markdown(report: dict[str, Any]) -> str:
         for side, median in report["median"].items()
     ]
     ratio = report["ratio"]
-    versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
     return "\n".join(
         [
             "# Seconds to segment one case, files to file",
@@ -256,25 +269,26 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"windows of {window}. Network: {report['network']}. Medians of {len(report['rounds'])} rounds, the sides "
             "taking turns; a first case includes compilation.",
             "",
-            f"{report['processor']}, {report['cpus']} cores. Python {report['python']}, {versions}.",
-            "",
-            "`python experiments/benchmark_inference.py`",
-            "",
+            *benchmarking.footer(report, "benchmark_inference")[1:],
         ]
     )
 
 
 def main() -> int:
     """Times, prints and writes the report."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes
-    jax.config.update("jax_platforms", "cpu")
-    network = trained_network(pathlib.Path(_WORKDIR.value)) if _WORKDIR.value else random_network()
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+    if _WORKDIR.value:
+        network = trained_network(pathlib.Path(_WORKDIR.value))
+    else:
+        network = random_network((_WINDOW.value,) * 3)
+    if jax.default_backend() != "cpu":
+        network = dataclasses.replace(network, model=network.model.clone(dtype=jax.numpy.bfloat16))
     network = dataclasses.replace(network, variables=jax.tree.map(np.asarray, network.variables))
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         source = _CASE.value
         if source is None:
-            write_cohort(folder / "raw", 1, (240, 240, 155), seed=0, workers=1)
+            write_cohort(folder / "raw", 1, tuple(map(int, _SHAPE.value)), seed=0, workers=1)
             source = folder / "raw"
         cohort = find_cases(source, network.preprocessing.modalities)
         if not cohort.cases:
@@ -282,15 +296,16 @@ def main() -> int:
         job = Job(cohort.cases[0], network, folder)
         report = {
             **benchmarking.machine(("jax", "numpy", "torch", "monai")),
-            "network": f"features {', '.join(map(str, network.model.features))}, norm {network.model.norm}",
+            "network": f"features {', '.join(map(str, network.model.features))}, norm {network.model.norm}, "
+            f"{jax.numpy.dtype(network.model.dtype)}",
             "case": {"synthetic": _CASE.value is None, **describe_case(job)},
             **measure(job, _REPEATS.value),
         }
-    files.write_json(RESULTS / "benchmark_inference.json", report)
-    files.write_text(RESULTS / "benchmark_inference.md", as_markdown(report))
-    print(as_markdown(report))
+    benchmarking.write("benchmark_inference", report, as_markdown(report), pathlib.Path(_OUT.value))
     return 0
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of the processes too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # which share a GPU
     sys.exit(commands.run_program(sys.modules[__name__], "benchmark_inference", sys.argv[1:]))

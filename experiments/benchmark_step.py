@@ -7,7 +7,10 @@ The network of configs/unet3d.py with instance normalisation, Dice + focal loss,
 and the same batch, and must agree on the number of parameters and on the loss (1e-3) before anything is timed. Each
 side runs in a process of its own. PyTorch runs contiguous and channels_last_3d, eager and (with a compiler on the
 machine) torch.compile; its fastest for the step and its fastest for the forward pass then take turns with jaxbrats.
-On a CPU both compute in float32 on the same threads; on a GPU in bfloat16 (torch: autocast, cudnn.benchmark).
+On a CPU both compute in float32 on the same threads; on a GPU in bfloat16 (torch: autocast, cudnn.benchmark), and a
+time is the mean of ten calls in a row, of which only the last is waited for, as in training. --monai tries MONAI's
+DynUNet too, with as many channels, levels and convolutions: another network (strides instead of pooling), so for its
+speed alone.
 
 The floor is the time that the direct convolutions' FLOPs take at the measured rate of a large matrix product, or that
 the activations take to be written and read once at the measured bandwidth, whichever is longer. Winograd does fewer
@@ -22,6 +25,7 @@ import os
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -44,18 +48,20 @@ from jaxbrats.system.processes import available_cpus
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
 from jaxbrats.train.optimizer import make_optimizer
 from jaxbrats.train.state import init_state, make_model
-from jaxbrats.train.step import jit_train_step
+from jaxbrats.train.step import device_memory, jit_train_step
 
 FLAGS = flags.FlagValues()
 _SIZE = flags.DEFINE_integer("size", 64, "Edge of the volume in voxels.", flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch", 1, "Cases in a batch.", flag_values=FLAGS)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds, the sides in turn.", 1, flag_values=FLAGS)
 _COMPILE = flags.DEFINE_bool("compile", True, "Whether torch.compile is tried too.", flag_values=FLAGS)
+_MONAI = flags.DEFINE_bool("monai", False, "Whether MONAI's DynUNet is timed too.", flag_values=FLAGS)
 _OUT = flags.DEFINE_string("out", None, "Where to write OUT.json and OUT.md.", flag_values=FLAGS)
 
 CHANNELS = len(DEFAULT_MODALITIES)
 LEARNING_RATE = 1e-4
 OURS = "jaxbrats"
+LAYOUTS = ("contiguous", "channels_last_3d")
 # The peer with the same weights gives the same loss up to rounding, which half precision makes coarser.
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
 
@@ -73,6 +79,18 @@ class Side(NamedTuple):
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
+class Calls(NamedTuple):
+    """A side's calls, which return what may still be computed; `wait` waits for what a call returned.
+
+    `account` are the bytes of memory that a step takes by XLA's account, None in PyTorch.
+    """
+
+    step: Callable[[], Any]
+    forward: Callable[[], Any]
+    wait: Callable[[Any], object]
+    account: int | None = None
+
+
 @functools.cache
 def inputs(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """An image `(B, X, Y, Z, C)` and its labels."""
@@ -86,36 +104,36 @@ def settings_of(side: Side) -> Settings:
     return Settings(model=Model(norm="instance", dropout=(0.0,)), dtype=side.dtype, batch_size=side.batch)
 
 
-def jax_calls(side: Side) -> dict[str, Callable[[], float]]:
-    """Our step and forward pass, as calls that return the loss or a logit when done."""
+def jax_calls(side: Side) -> Calls:
+    """Our step, which returns the loss, and forward pass."""
     use_compiled_convolution()
     settings = settings_of(side)
     model, optimizer = make_model(settings), make_optimizer(LEARNING_RATE, "constant", 1)
     mesh = make_mesh(1, 1, side.batch)
     image, labels = inputs(side.size, side.batch)
     batch = put_batch(mesh, {"image": image, "labels": labels})
-    train = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
     apply = jax.jit(model.apply)
     key = replicate(mesh, jax.random.key(0))
     state = replicate(mesh, init_state(model, optimizer, settings.seed, CHANNELS))
+    train = jit_train_step(mesh, model, optimizer, make_loss(settings.loss)).lower(state, batch, key).compile()
 
-    def step() -> float:
+    def step() -> jax.Array:
         nonlocal state
         state, metrics = train(state, batch, key)
-        return float(metrics.loss)
+        return metrics.loss
 
-    def forward() -> float:
-        return float(jax.block_until_ready(apply({"params": state.params}, batch["image"]))[0, 0, 0, 0, 0])
+    def forward() -> jax.Array:
+        return apply({"params": state.params}, batch["image"])
 
-    return {"step": step, "forward": forward}
+    return Calls(step, forward, jax.block_until_ready, device_memory(train))
 
 
-def torch_calls(side: Side) -> dict[str, Callable[[], float]]:
-    """The same in PyTorch; the side's name says how: 'torch compiled channels_last_3d'."""
+def torch_calls(side: Side) -> Calls:
+    """The same in PyTorch; the side's name says how: 'torch compiled channels_last_3d', 'DynUNet ...' for MONAI's."""
     import torch
     from torch_unet import TorchUNet
 
-    _, how, layout = side.name.split()
+    library, how, layout = side.name.split()
     settings = settings_of(side)
     model = make_model(settings)
     params = init_state(model, make_optimizer(LEARNING_RATE, "constant", 1), settings.seed, CHANNELS).params
@@ -124,28 +142,41 @@ def torch_calls(side: Side) -> dict[str, Callable[[], float]]:
     on_gpu = jax.default_backend() != "cpu"
     device = "cuda" if on_gpu else "cpu"
     form = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}[layout]
-    network = TorchUNet(model, {"params": jax.tree.map(np.asarray, params)}).requires_grad_()
-    network = network.to(device, memory_format=form)
+    network = (
+        dyn_unet(model) if library == "DynUNet" else TorchUNet(model, {"params": jax.tree.map(np.asarray, params)})
+    )
+    network = network.requires_grad_().to(device, memory_format=form)
     image, labels = inputs(side.size, side.batch)
     x = torch.from_numpy(image).movedim(-1, 1).to(device).contiguous(memory_format=form)
     y = torch.from_numpy(labels.astype(np.int64)).to(device)
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=on_gpu)
-    function = torch.compile(network) if how == "compiled" else network
+    function, loss_of = map(torch.compile, (network, torch_loss)) if how == "compiled" else (network, torch_loss)
     autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=on_gpu)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast():
-            loss = torch_loss(function(x), y)
+            loss = loss_of(function(x), y)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
-    def forward() -> float:
+    def forward() -> torch.Tensor:
         with torch.no_grad(), autocast():
-            return float(function(x)[0, 0, 0, 0, 0])
+            return function(x)
 
-    return {"step": step, "forward": forward}
+    return Calls(step, forward, lambda _: torch.cuda.synchronize() if on_gpu else None)
+
+
+def dyn_unet(model: Any) -> Any:
+    """MONAI's DynUNet with the features of a U-Net of ours."""
+    from monai.networks.nets import DynUNet
+
+    levels = len(model.features)
+    strides = [1] + [2] * (levels - 1)
+    sizes = {"kernel_size": [3] * levels, "strides": strides, "upsample_kernel_size": strides[1:]}
+    norm, relu = ("INSTANCE", {"affine": True}), ("RELU", {"inplace": True})
+    return DynUNet(3, CHANNELS, NUM_CLASSES, filters=model.features, norm_name=norm, act_name=relu, **sizes)
 
 
 def torch_loss(logits: Any, labels: Any) -> Any:
@@ -162,31 +193,44 @@ def torch_loss(logits: Any, labels: Any) -> Any:
 
 
 @functools.cache
-def calls_of(side: Side) -> dict[str, Callable[[], float]]:
+def calls_of(side: Side) -> Calls:
     """A side's calls, made once in its process."""
     return jax_calls(side) if side.name == OURS else torch_calls(side)
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
-    """Wall seconds of one call."""
+def seconds_of(call: Callable[[], Any], wait: Callable[[Any], object]) -> float:
+    """Wall seconds of one call; on a GPU the mean of ten, since alone it is over before Python has asked for it."""
+    count = 1 if jax.default_backend() == "cpu" else 10
     begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+    for _ in range(count):
+        result = call()
+    wait(result)
+    return (time.perf_counter() - begun) / count
 
 
 def first_loss(side: Side) -> float:
     """The loss before any update; run in the side's process."""
-    return calls_of(side)["step"]()
+    return float(calls_of(side).step())
+
+
+def account(side: Side) -> int:
+    """Bytes of memory of our step by XLA's account; run in the side's process."""
+    return calls_of(side).account
 
 
 def timed(side: Side, what: str) -> float:
     """Seconds of one step or forward pass; run in the side's process."""
-    return seconds_of(calls_of(side)[what])
+    calls = calls_of(side)
+    return seconds_of(getattr(calls, what), calls.wait)
 
 
 def peak_memory(side: Side) -> int:
     """Bytes at the peak of a step: of the device on a GPU, resident in the process on a CPU; run in the process."""
-    step = calls_of(side)["step"]
+    calls = calls_of(side)
+
+    def step() -> None:
+        calls.wait(calls.step())
+
     if jax.default_backend() != "cpu":
         if side.name == OURS:
             step()
@@ -223,13 +267,12 @@ class Process:
         return self.pool.submit(function, self.side, *arguments).result()
 
 
-def fastest_of_torch(size: int, batch: int) -> tuple[dict[str, str], dict[str, float]]:
-    """The fastest variant of PyTorch for the step and for the forward pass, and every variant's first loss."""
-    layouts = ("contiguous", "channels_last_3d") if jax.default_backend() == "cpu" else ("channels_last_3d",)
+def try_torch(library: str, size: int, batch: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Seconds of the step and of the forward pass of every variant of PyTorch, and its first loss."""
     ways = ("eager", "compiled") if _COMPILE.value else ("eager",)
     seconds: dict[str, dict[str, float]] = {"step": {}, "forward": {}}
     losses = {}
-    for name in (f"torch {way} {layout}" for way, layout in itertools.product(ways, layouts)):
+    for name in map(" ".join, itertools.product([library], ways, LAYOUTS)):
         try:
             with Process(Side(name, size, batch)) as process:
                 losses[name] = process.call(first_loss)
@@ -238,14 +281,17 @@ def fastest_of_torch(size: int, batch: int) -> tuple[dict[str, str], dict[str, f
         except Exception as error:  # torch.compile needs a C++ compiler, which the machine may lack
             print(f"{name}: left out ({type(error).__name__}: {str(error).splitlines()[0]})", file=sys.stderr)
             continue
-        print(f"{name}: " + ", ".join(f"{what} {seconds[what][name]:.3f} s" for what in seconds), flush=True)
-    return {what: min(of_variant, key=of_variant.get) for what, of_variant in seconds.items()}, losses
+        print(f"{name}: " + ", ".join(f"{what} {seconds[what][name]:.4f} s" for what in seconds), flush=True)
+    return seconds, losses
 
 
 def measure(size: int, batch: int, rounds: int) -> dict[str, Any]:
     """Times both sides in turn, in processes of their own, after they agreed on the loss."""
-    peers, losses = fastest_of_torch(size, batch)
-    report = {}
+    variants, losses = try_torch("torch", size, batch)
+    peers = {what: min(of_variant, key=of_variant.get) for what, of_variant in variants.items()}
+    report = {"variants": variants}
+    if _MONAI.value:
+        report["DynUNet"], _ = try_torch("DynUNet", size, batch)
     with Process(Side(OURS, size, batch)) as ours:
         losses[OURS] = ours.call(first_loss)
         if max(losses.values()) - min(losses.values()) > LOSS_TOLERANCE[ours.side.dtype]:
@@ -257,8 +303,7 @@ def measure(size: int, batch: int, rounds: int) -> dict[str, Any]:
                     side.call(timed, what)
                 times = [[side.call(timed, what) for side in sides] for _ in range(rounds)]
                 if what == "step":
-                    peaks = {side.side.name: side.call(peak_memory) for side in sides}
-                    memory = {"bytes": peaks, "ratio": peaks[OURS] / peaks[peer]}
+                    memory = compare_memory(ours, theirs)
             ratios = [their / our for our, their in times]
             medians = [statistics.median(column) for column in zip(*times, strict=True)]
             report[what] = {
@@ -268,6 +313,18 @@ def measure(size: int, batch: int, rounds: int) -> dict[str, Any]:
                 "rounds": times,
             }
     return {"losses": losses, **report, "memory": memory}
+
+
+def compare_memory(ours: Process, theirs: Process) -> dict[str, Any]:
+    """Peaks of both sides, and XLA's account."""
+    if ours.side.dtype == "float32":
+        peaks = {side.side.name: side.call(peak_memory) for side in (ours, theirs)}
+    else:
+        # JAX cannot forget a peak, and that of compiling is cuDNN's algorithms being tried: a process that reads the
+        # compiled program from the cache has not tried any. PyTorch forgets.
+        with Process(ours.side) as fresh:
+            peaks = {OURS: fresh.call(peak_memory), theirs.side.name: theirs.call(peak_memory)}
+    return {"bytes": peaks, "ratio": peaks[OURS] / peaks[theirs.side.name], "account": ours.call(account)}
 
 
 def count_parameters(size: int, batch: int) -> int:
@@ -309,16 +366,16 @@ def network_work(size: int, batch: int, bytes_per_value: int) -> tuple[float, fl
 def matmul_rate(dtype: str) -> float:
     """FLOP/s of a large matrix product, the best of six."""
     edge = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jnp.full((edge, edge), 0.5, dtype)
+    a = jax.random.normal(jax.random.key(0), (edge, edge), dtype)  # equal numbers are multiplied with less power
     product = jax.jit(lambda a: a @ a)
-    return 2 * edge**3 / min(seconds_of(lambda: jax.block_until_ready(product(a))) for _ in range(7))
+    return 2 * edge**3 / min(seconds_of(lambda: product(a), jax.block_until_ready) for _ in range(7))
 
 
 def bandwidth() -> float:
     """Bytes/s read and written by a large copy, the best of six."""
-    a = jnp.ones((1 << 26,), jnp.float32)
+    a = jnp.ones((1 << 26 if jax.default_backend() == "cpu" else 1 << 29,), jnp.float32)
     copy = jax.jit(lambda a: a * 1.0001)
-    return 2 * a.nbytes / min(seconds_of(lambda: jax.block_until_ready(copy(a))) for _ in range(7))
+    return 2 * a.nbytes / min(seconds_of(lambda: copy(a), jax.block_until_ready) for _ in range(7))
 
 
 def floors(side: Side) -> dict[str, Any]:
@@ -335,14 +392,15 @@ def floors(side: Side) -> dict[str, Any]:
 
 def as_markdown(report: dict[str, Any]) -> str:
     """The report as a table."""
+    digits = 3 if report["device"] == "cpu" else 5
     lines = []
     for what in ("step", "forward"):
         row, floor = report[what], report["floor"]["seconds"][what]
         ours, theirs = row["seconds"][OURS], row["seconds"][row["peer"]]
         ratio = row["ratio"]
         lines.append(
-            f"| {what}, seconds | {ours:.3f} | {theirs:.3f} ({row['peer']}) | {ratio['median']:.2f}x as fast "
-            f"({ratio['least']:.2f} to {ratio['greatest']:.2f}) | {ours / floor:.2f} |"
+            f"| {what}, seconds | {ours:.{digits}f} | {theirs:.{digits}f} ({row['peer']}) | "
+            f"{ratio['median']:.2f}x as fast ({ratio['least']:.2f} to {ratio['greatest']:.2f}) | {ours / floor:.2f} |"
         )
     peaks = report["memory"]["bytes"]
     peer = next(name for name in peaks if name != OURS)
@@ -351,8 +409,13 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"| peak {kind} in a step, GiB | {peaks[OURS] / 2**30:.2f} | {peaks[peer] / 2**30:.2f} ({peer}) | "
         f"{report['memory']['ratio']:.2f}x the memory | |"
     )
-    size, versions = report["size"], ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    floor = report["floor"]
+    size, floor = report["size"], report["floor"]
+    others = [
+        f"{name}: {what} {seconds:.{digits}f} s"
+        for of_library in (report["variants"], report.get("DynUNet", {}))
+        for what, variants in of_library.items()
+        for name, seconds in variants.items()
+    ]
     return "\n".join(
         [
             f"# A training step and a forward pass at {size}^3, batch {report['batch']}, {report['dtype']}",
@@ -365,10 +428,12 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"{max(report['losses'].values()) - min(report['losses'].values()):.1e}; medians of {report['rounds']} "
             "rounds, the sides taking turns in processes of their own. Floor: the direct convolutions' FLOPs at the "
             f"{floor['matmul_gflops']:.0f} GFLOP/s of a large matrix product, or their values moved once at "
-            f"{floor['bandwidth_gb_per_second']:.0f} GB/s; a step counts three forward passes.",
+            f"{floor['bandwidth_gb_per_second']:.0f} GB/s; a step counts three forward passes. By XLA's account a step "
+            f"takes {report['memory']['account'] / 2**30:.2f} GiB.",
             "",
-            f"{report['processor']}, {report['device']}, {report['cpus']} cores. Python {report['python']}, "
-            f"{versions}.",
+            f"Each variant tried, the best of four: {'; '.join(others)}.",
+            "",
+            benchmarking.machine_line(report),
             "",
         ]
     )
@@ -378,13 +443,15 @@ def main() -> int:
     """Checks, times, prints and writes."""
     size, batch = _SIZE.value, _BATCH.value
     side = Side(OURS, size, batch)
-    parameters = count_parameters(size, batch)
+    if side.dtype != "float32":
+        compiled = tempfile.TemporaryDirectory()  # until the program ends
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     report = {
         "size": size,
         "batch": batch,
         "dtype": side.dtype,
-        "parameters": parameters,
-        **benchmarking.machine(("jax", "torch")),
+        "parameters": count_parameters(size, batch),
+        **benchmarking.machine(("jax", "torch", "monai") if _MONAI.value else ("jax", "torch")),
         "device": jax.devices()[0].device_kind,
         "floor": floors(side),
         **measure(size, batch, _ROUNDS.value),

@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import shutil
 import statistics
+import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,8 @@ from jaxbrats.system.memory import keep_freed_memory
 from jaxbrats.system.processes import available_cpus
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+# What computes on a GPU, whichever is installed.
+_CUDA = ("jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 # What OpenMP, MKL, OpenBLAS and NumExpr read when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -29,13 +33,25 @@ Call = Callable[..., Any]
 
 
 def machine(packages: Iterable[str]) -> dict[str, Any]:
-    """Processor, CPUs this process may use, and versions of Python and of packages."""
+    """Processor, GPU, CPUs this process may use, and versions of Python and of those packages that are installed."""
+    packages = [*packages, *(_CUDA if gpu() else ())]
+    installed = {one.name for one in importlib.metadata.distributions()}
     return {
         "processor": processor(),
+        "gpu": gpu(),
         "cpus": available_cpus(),
         "python": platform.python_version(),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "versions": {one: importlib.metadata.version(one) for one in packages if one in installed},
     }
+
+
+def gpu() -> str | None:
+    """Name, driver and memory of the first NVIDIA GPU; None without its driver's `nvidia-smi`."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    told = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return "{}, driver {}, {}".format(*told[0].split(", ")) if told else None
 
 
 def processor() -> str:
@@ -51,7 +67,8 @@ def processor() -> str:
 def machine_line(of: Mapping[str, Any]) -> str:
     """The machine in a line."""
     versions = ", ".join(f"{package} {version}" for package, version in of["versions"].items())
-    return f"{of['processor']}, {of['cpus']} cores. Python {of['python']}, {versions}."
+    card = f"{of['gpu']}; " if of.get("gpu") else ""
+    return f"{card}{of['processor']}, {of['cpus']} cores. Python {of['python']}, {versions}."
 
 
 def footer(of: Mapping[str, Any], name: str) -> list[str]:

@@ -66,9 +66,11 @@ class Rates:
     link: float
 
 
-# NVIDIA's white papers of H100, A100 and Ada; consumer cards with float32 sums, over PCIe 4 x16 (x8 of the small one).
+# NVIDIA's white papers of H100 (H200: the same processor), A100 and Ada; consumer cards with float32 sums, over PCIe 4
+# x16 (x8 of the small one).
 RATES = {
     "h100": Rates(989e12, 495e12, 450e9),
+    "h200": Rates(989e12, 495e12, 450e9),
     "a100": Rates(312e12, 156e12, 300e9),
     "rtx4090": Rates(165e12, 82.6e12, 32e9),
     "8gb": Rates(30.2e12, 15.1e12, 16e9),

@@ -50,7 +50,7 @@ class Conv(nn.Module):
             (x,) = inputs
             y = strided_conv3d(x, kernel, self.strides, self.method)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+            y = _add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32))
         return y
 
 
@@ -67,7 +67,12 @@ class Upsample(nn.Module):
         # Each output voxel has a single tap of the window, so the fan-in is the channels alone.
         kernel = self.param("kernel", random.he_uniform, (*self.strides, x.shape[-1], self.features), x.shape[-1])
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return transposed_conv(x, kernel) + bias.astype(self.dtype)
+        return _add_bias(transposed_conv(x, kernel), bias)
+
+
+def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    # In float32, so that the bias's gradient is: a sum over all voxels, of which bfloat16 keeps two digits at best.
+    return (y.astype(jnp.float32) + bias).astype(y.dtype)
 
 
 class SqueezeExcitation(nn.Module):

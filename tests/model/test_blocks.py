@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbrats.model.blocks import ACTIVATIONS, BLOCKS, AttentionGate, SqueezeExcitation, Upsample
+from jaxbrats.model.blocks import ACTIVATIONS, BLOCKS, AttentionGate, Conv, SqueezeExcitation, Upsample
 
 
 def parameters(block, *channels, size=(4, 4, 4)):
@@ -140,3 +140,20 @@ def test_stochastic_depth_leaves_out_whole_residuals_and_keeps_the_expectation()
     np.testing.assert_array_equal(found, run(0))
     assert 0.2 < np.mean(found != run(1)) < 0.55  # 2 * 0.25 * 0.75 = 0.375 of them
     np.testing.assert_array_equal(run(0, train=False), 2)
+
+
+@pytest.mark.parametrize("layer", [Conv(3, dtype=jnp.bfloat16), Upsample(3, jnp.bfloat16)])
+def test_gradient_of_a_bias_counts_every_voxel_in_bfloat16(layer):
+    """A sum of ones in bfloat16 stops at 256."""
+    x = jnp.ones((1, 8, 8, 16, 2), jnp.bfloat16)
+    x = (x,) if isinstance(layer, Conv) else x
+
+    @jax.jit
+    def gradient():
+        params = layer.init(jax.random.key(0), x)["params"]
+        y, backward = jax.vjp(lambda params: layer.apply({"params": params}, x), params)
+        return y, backward(jnp.ones_like(y))[0]["bias"]
+
+    y, found = gradient()
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, y.size // 3)
