@@ -1,12 +1,12 @@
 import csv
 import dataclasses
 import re
-import subprocess
-import sys
 
+import evaluate_checkpoint
 import pytest
 from evaluate_checkpoint import unseen_cases
 
+from jaxbrats.commands import run_program
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.split import Split
 from jaxbrats.evaluation.tables import read_csv
@@ -14,16 +14,13 @@ from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 
 
-def test_a_table_of_checkpoints(tiny_run, tiny_data, tmp_path, request):
-    command = [
-        sys.executable,
-        str(request.config.rootpath / "experiments" / "evaluate_checkpoint.py"),
-        f"--checkpoints={tiny_run},{tiny_run}:latest",
-        f"--data={tiny_data}",
-        f"--out={tmp_path / 'table'}",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=request.config.rootpath)
-    assert result.returncode == 0, result.stderr
+def run(*arguments):
+    return run_program(evaluate_checkpoint, "evaluate_checkpoint", arguments)
+
+
+def test_a_table_of_checkpoints(tiny_run, tiny_data, tmp_path):
+    runs = f"--checkpoints={tiny_run},{tiny_run}:latest"
+    assert run(runs, f"--data={tiny_data}", f"--out={tmp_path / 'table'}") == 0
     best, latest = (tmp_path / "table.md").read_text().splitlines()[2:]
     expected = [row["dice"] for row in read_csv(tiny_run / "evaluation" / "cases.csv") if row["region"] == "WT"]
     assert float(re.findall(r"\d\.\d{4}", best)[0]) == round(sum(expected) / len(expected), 4)
@@ -44,10 +41,6 @@ def test_what_a_run_was_trained_on_is_not_scored(tiny_run, tiny_data, tmp_path):
         unseen_cases([record, swapped], dataset, [])
 
 
-def test_an_unknown_run_is_named(tiny_data, request):
-    script = str(request.config.rootpath / "experiments" / "evaluate_checkpoint.py")
-    command = [sys.executable, script, "--checkpoints=/nowhere", f"--data={tiny_data}"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=request.config.rootpath)
-    assert result.returncode == 1
-    assert "/nowhere: holds no config.json" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_an_unknown_run_is_named(tiny_data, capsys):
+    assert run("--checkpoints=/nowhere", f"--data={tiny_data}") == 1
+    assert "/nowhere: holds no config.json" in capsys.readouterr().err

@@ -1,11 +1,11 @@
 import importlib.util
 import pathlib
-import subprocess
-import sys
 
+import compare_runs
 import numpy as np
 import pytest
 
+from jaxbrats.commands import run_program
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.lesions import CHALLENGES
@@ -13,10 +13,8 @@ from jaxbrats.evaluation.lesions import CHALLENGES
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
 
-def run(program, *arguments):
-    return subprocess.run(
-        [sys.executable, EXPERIMENTS / program, *arguments], capture_output=True, text=True, check=False
-    )
+def run(*arguments):
+    return run_program(compare_runs, "compare_runs", arguments)
 
 
 def table(path, offset, cases):
@@ -31,15 +29,15 @@ def table(path, offset, cases):
     return path
 
 
-def test_two_runs_compared(tmp_path):
+def test_two_runs_compared(tmp_path, capsys):
     first, second = table(tmp_path / "a.csv", 0, "ABCDE"), table(tmp_path / "b.csv", 0.125, "ABCDEF")
-    done = run("compare_runs.py", f"--first={first}", f"--second={second}", "--metric=dice", f"--out={tmp_path}/c.csv")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    assert run(f"--first={first}", f"--second={second}", "--metric=dice", f"--out={tmp_path}/c.csv") == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert lines[0] == "| region | metric | cases | first | second | difference | 95 % interval | p |"
     assert lines[2] == "| WT | dice | 5 | 0.5200 | 0.6450 | +0.1250 | +0.1250 to +0.1250 | 0.0625 |"
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| WT", "| ET"]
-    assert f"1 cases are in {second} alone and were left out: F" in done.stderr
+    assert f"1 cases are in {second} alone and were left out: F" in printed.err
     assert (
         (tmp_path / "c.csv")
         .read_text()
@@ -47,11 +45,10 @@ def test_two_runs_compared(tmp_path):
     )
 
 
-def test_runs_without_a_common_case_are_refused_in_a_line(tmp_path):
+def test_runs_without_a_common_case_are_refused_in_a_line(tmp_path, capsys):
     first, second = table(tmp_path / "a.csv", 0, "AB"), table(tmp_path / "b.csv", 0, "CD")
-    done = run("compare_runs.py", f"--first={first}", f"--second={second}")
-    assert done.returncode == 1
-    assert done.stderr == f"compare_runs: {second}: has no case and metric in common with {first}\n"
+    assert run(f"--first={first}", f"--second={second}") == 1
+    assert capsys.readouterr().err == f"compare_runs: {second}: has no case and metric in common with {first}\n"
 
 
 def test_the_benchmark_times_two_sides_that_agree():
