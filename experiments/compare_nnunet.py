@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -191,6 +192,8 @@ def as_nnunet(case: Case, labels: pathlib.Path) -> dict[str, Any]:
 
 def main() -> int:
     """Compares."""
+    # The loaders' processes are forked, and nnU-Net ends them by this signal, which ends this program in good order.
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     packages = ("jax", "nnunetv2", "torch")
     return peers.compare("compare_nnunet", [NnUNet(pathlib.Path(FLAGS.workdir))], packages, FLAGS)
 
