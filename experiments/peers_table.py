@@ -100,7 +100,8 @@ def _folds(one: Mapping[str, Any]) -> str:
     patients = f"{len(one['cases'])} of {one['patients']} patients"
     if len(one["folds"]) == one["of_folds"]:
         return f"{one['of_folds']}-fold cross-validation: {patients}"
-    return f"Folds {', '.join(map(str, one['folds']))} of {one['of_folds']}, counted from 0: {patients}"
+    plural = "s" if len(one["folds"]) > 1 else ""
+    return f"Fold{plural} {', '.join(map(str, one['folds']))} of {one['of_folds']}, counted from 0: {patients}"
 
 
 def with_mean(scores: Sequence[Sequence[float]]) -> np.ndarray:
