@@ -89,12 +89,12 @@ class Monai:
         cases = list(self.cases(fold, "train").values())
         cache = self.workdir / self.name / "arrays"
         dataset = monai.data.PersistentDataset(cases, transforms(("image", "label"), training=True), cache)
-        loader = monai.data.DataLoader(dataset, BATCH, shuffle=True, drop_last=True)
+        loader = monai.data.DataLoader(dataset, batch_size=BATCH, shuffle=True, drop_last=True)
         network.train()
         batches = itertools.chain.from_iterable(itertools.repeat(loader))
         for step, batch in enumerate(itertools.islice(batches, steps - done), done + 1):
             optimizer.zero_grad()
-            loss = loss_of(network(batch["image"].as_tensor()), batch["label"].as_tensor().float())
+            loss = loss_of(network(batch["image"]), batch["label"])
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -175,6 +175,7 @@ def transforms(keys: tuple[str, ...], training: bool) -> Any:
         steps += [t.SpatialPadd(keys, PATCH), t.RandSpatialCropd(keys, PATCH, random_size=False)]
         steps += [t.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)]
         steps += [t.RandScaleIntensityd("image", 0.1, prob=1.0), t.RandShiftIntensityd("image", 0.1, prob=1.0)]
+        steps.append(t.EnsureTyped(keys, dtype=np.float32, track_meta=False))
     return t.Compose(steps)
 
 
