@@ -50,14 +50,22 @@ class Monai:
     name: str
 
     def prepare(self, patients: peers.Patients) -> None:
-        """Lists the files of each fold."""
+        """Lists the files of each fold; loads all cases once, which are kept at 3 mm from then on."""
         files = {name: as_monai(case) for name, case in patients.cases.items()}
         write_json(self.workdir / self.name / "datalist.json", {"cases": files, "folds": patients.splits()})
+        for _ in self.dataset(list(files.values())):
+            pass
 
     def cases(self, fold: int, side: str) -> dict[str, dict[str, Any]]:
         """Files of the cases of a fold."""
         listed = read_json(self.workdir / self.name / "datalist.json")
         return {name: listed["cases"][name] for name in listed["folds"][fold][side]}
+
+    def dataset(self, cases: list[dict[str, Any]]) -> Any:
+        """MONAI's data set for training; what is not random of its transforms is kept on disk."""
+        from monai.data import PersistentDataset
+
+        return PersistentDataset(cases, transforms(("image", "label"), training=True), self.workdir / "monai_arrays")
 
     def network(self) -> Any:
         """With MONAI's defaults where the bundle says nothing."""
@@ -86,9 +94,7 @@ class Monai:
             for name, state in saved.items():
                 parts[name].load_state_dict(state)
         monai.utils.set_determinism(done)
-        cases = list(self.cases(fold, "train").values())
-        cache = self.workdir / self.name / "arrays"
-        dataset = monai.data.PersistentDataset(cases, transforms(("image", "label"), training=True), cache)
+        dataset = self.dataset(list(self.cases(fold, "train").values()))
         loader = monai.data.DataLoader(dataset, batch_size=BATCH, shuffle=True, drop_last=True)
         network.train()
         batches = itertools.chain.from_iterable(itertools.repeat(loader))

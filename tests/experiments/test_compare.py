@@ -178,3 +178,25 @@ def test_monais_transforms_and_their_inverse(label_map, tmp_path):
     slope, intercept = np.polyfit(expected, found, 1)
     np.testing.assert_allclose(found, slope * expected + intercept, atol=1e-3 * slope)
     assert slope == pytest.approx(1 / image[image > 0].std(), rel=0.1)
+
+
+def test_monai_goes_on_from_its_checkpoint(tiny_cohort, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("monai")
+    import compare_monai
+    import peers
+
+    monkeypatch.setattr(compare_monai, "PATCH", (32, 32, 32))
+    monkeypatch.setattr(compare_monai, "CHECKPOINT_STEPS", 2)
+    names = [case.name for case in find_cases(tiny_cohort).cases]
+    peer = compare_monai.Monai(tmp_path, "SegResNet")
+    peer.prepare(peers.patients_of(str(tiny_cohort), ours_of(names)))
+    training = peer.training(0, 4, tmp_path / "checkpoint.pt")
+    assert [next(training) for _ in range(3)] == [1, 2, 3]  # stopped after the third step, the second is saved
+    assert list(peer.training(0, 4, tmp_path / "checkpoint.pt")) == [3, 4]
+    saved = torch.load(tmp_path / "checkpoint.pt")
+    assert saved["step"] == 4 and saved["schedule"]["last_epoch"] == 4
+    assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0)  # the cosine ends with the last step
+    assert list(peer.training(0, 4, tmp_path / "checkpoint.pt")) == []
+    name, labels = next(peer.predict(0, tmp_path))
+    assert name == names[0] and labels.shape == (20, 24, 18) and labels.dtype == np.uint8
