@@ -3,13 +3,12 @@
     pip install '.[bench]'
     python experiments/compare_monai.py --raw=COHORT --workdir=DIR --equal=time [--folds_run=0,1] [--networks=SegResNet]
 
-The recipe is that of MONAI's bundle for this task, brats_mri_segmentation (Project-MONAI/model-zoo, train.json):
-its SegResNet (Myronenko 2018, https://arxiv.org/abs/1810.11654), transforms, loss, optimiser with a cosine over exactly
-the steps it gets, sliding window. DynUNet, MONAI's network after nnU-Net's, gets the same recipe. Other than in the
-bundle, for this cohort and machine: voxels of 3 mm (Spacingd), cut to the brain (CropForegroundd), a patch of
-48 x 64 x 48 as ours, which both networks can divide (SegResNet by 8, DynUNet by 16), a batch of two as ours, float32.
-Probabilities are brought back to the files' voxels linearly and then thresholded. How folds, steps and scores are had
-is told in peers.py, which also names the files.
+The recipe is that of MONAI's bundle for this task, brats_mri_segmentation (Project-MONAI/model-zoo, train.json): its
+SegResNet (Myronenko 2018, https://arxiv.org/abs/1810.11654), transforms, loss, optimiser with a cosine over exactly the
+steps it gets, sliding window. DynUNet, MONAI's network after nnU-Net's, gets the same recipe. Other than in the bundle:
+voxels of 3 mm (Spacingd), cut to the brain (CropForegroundd), a patch of 48 x 64 x 48 as ours, which both networks can
+divide (SegResNet by 8, DynUNet by 16), a batch of two as ours, float32. Probabilities are brought back to the files'
+voxels linearly and then thresholded. Folds, steps, scores and files are told of in peers.py.
 
 Writes results/compare_monai.md and .json.
 """
@@ -144,12 +143,10 @@ class Monai:
 
     def facts(self) -> dict[str, str]:
         """What the recipe is."""
-        shape = {
-            "SegResNet": "16 filters, blocks 1, 2, 2, 4, dropout 0.2",
-            "DynUNet": f"features {', '.join(map(str, DYNUNET_FEATURES))}",
-        }
+        dynunet = f"features {', '.join(map(str, DYNUNET_FEATURES))}"
+        shape = {"SegResNet": "16 filters, blocks 1, 2, 2, 4, dropout 0.2", "DynUNet": dynunet}[self.name]
         return {
-            "network": f"{self.name}, {shape[self.name]}",
+            "network": f"{self.name}, {shape}",
             "patch and batch": f"{' x '.join(map(str, PATCH))}, {BATCH}",
             "training": "MONAI's bundle: Adam 1e-4, cosine, Dice of regions; flips, scaled and shifted intensities",
             "prediction": "not mirrored, as in the bundle",

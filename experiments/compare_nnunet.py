@@ -6,8 +6,8 @@
 nnU-Net (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z) plans, preprocesses, trains and predicts by
 itself, with its defaults: region-based training as its own conversion of BraTS has it, its plan for 3-D at full
 resolution, its augmentation, SGD with a polynomial schedule over exactly the steps it gets, its sliding window and
-mirroring, its way back to the files' voxels. Set are the target spacing, 3 mm as ours, and the number of steps. How
-folds, steps and scores are had is told in peers.py, which also names the files.
+mirroring, its way back to the files' voxels. Set are the target spacing, 3 mm as ours, and the number of steps. Folds,
+steps, scores and files are told of in peers.py.
 
 Writes results/compare_nnunet.md and .json.
 """

@@ -119,7 +119,7 @@ def test_the_tables_are_of_the_folds_that_are_finished(tiny_cohort, tmp_path, ca
     assert f"2-fold cross-validation: {len(names)} of {len(names)} patients" in text
 
 
-def test_intervals_of_differences_are_of_pairs():
+def test_the_mean_over_regions_is_of_each_patient():
     import peers_table
 
     ours, theirs = {"dice": [0.5, 0.5, 0.5]}, {"dice": [0.25, 0.5, 1.0]}
