@@ -5,7 +5,8 @@ fold k predicts, and predicts these on their files' own voxels; both sides are s
 
     --equal=steps   as many training steps as ours, or
     --equal=time    as many as take the time of ours, by the ratio of the times of a step, loader included, of which
-                    the two take turns, so that it holds on a machine that others use as well.
+                    the two take turns. A machine that others load slows PyTorch's threads, which wait for one another,
+                    several times more than ours: measure on a quiet one (delete step_times.json to measure again).
 
 The same command again goes on where it was stopped; the tables are of the folds that are finished.
 
