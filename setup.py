@@ -42,7 +42,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "bench": ["monai>=1.4", "torch>=2.6"],
+        "bench": ["monai>=1.4", "nnunetv2>=2.8", "torch>=2.6"],
         "cuda": ["jax[cuda13]>=0.10"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20"],
         "docs": [

@@ -190,11 +190,11 @@ def line(folder: pathlib.Path, rung: Rung, before: Rung | None) -> list[str]:
     numbers = of_patients(folder, rung)
     cells = []
     for metric in METRICS:
-        cell = _interval(describe(numbers[metric]), 1 if metric.endswith("_mm") else 3)
+        cell = interval(describe(numbers[metric]), 1 if metric.endswith("_mm") else 3)
         if before is not None and metric == "dice":
             others = of_patients(folder, before)[metric]
             alike = len(others) == len(numbers[metric])  # else a case could not be scored
-            cell += f" | {_interval(describe(np.subtract(numbers[metric], others)), 3, '+') if alike else '-'}"
+            cell += f" | {interval(describe(np.subtract(numbers[metric], others)), 3, '+') if alike else '-'}"
         elif metric == "dice":
             cell += " | "
         cells.append(cell)
@@ -224,7 +224,8 @@ def parameters(settings: Settings) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes_of(settings)["params"]))
 
 
-def _interval(described: Mapping[str, Any], digits: int, sign: str = "") -> str:
+def interval(described: Mapping[str, Any], digits: int, sign: str = "") -> str:
+    """Mean and 95 % interval as text."""
     mean, low, high = (described[name] for name in ("mean", "ci_low", "ci_high"))
     if mean is None:
         return "-"
