@@ -33,6 +33,7 @@ from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system.files import write_text
 from jaxbrats.system.locks import held_briefly
 from jaxbrats.train import compilation, loop
+from jaxbrats.train.mesh import replicate
 
 TINY_CONFIG = """
 from ml_collections import ConfigDict
@@ -108,23 +109,48 @@ def compilation_cache(shared: pathlib.Path) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
+def begun_alike(settings: Settings, seed: int = 0) -> Settings:
+    """The settings without what neither the training step nor a run's first parameters follow from."""
+    data = dataclasses.replace(settings.data, dir="", raw_dir="", split="", workers=0)
+    outside = {"seed": seed, "num_epochs": 1, "validate_every": 1, "early_stop": 0, "init_from": ""}
+    return dataclasses.replace(settings, data=data, checkpoint=Checkpoint(), **outside)
+
+
+def kept(compute: Callable[..., Any], key: Callable[..., object], store: Callable[[Any], Any] = lambda it: it) -> Any:
+    """`compute`, which computes once what has the same key."""
+    results: dict[str, Any] = {}
+
+    def compute_once(*arguments: Any) -> Any:
+        name = repr(key(*arguments))
+        if name not in results:
+            results[name] = store(compute(*arguments))
+        return results[name]
+
+    return compute_once
+
+
 @pytest.fixture(scope="session", autouse=True)
-def training_steps_kept() -> Iterator[None]:
-    """Runs that one process of the suite trains with the same step trace and load it once."""
-    kept: dict[str, jax.stages.Compiled] = {}
-    compile_step = compilation.compile_step
-
-    def compile_once(settings: Settings, total_steps: int, mesh: jax.sharding.Mesh, *rest: Any) -> jax.stages.Compiled:
-        data = dataclasses.replace(settings.data, dir="", raw_dir="", split="", workers=0)
-        outside = {"seed": 0, "num_epochs": 1, "validate_every": 1, "early_stop": 0, "init_from": ""}
-        same = dataclasses.replace(settings, data=data, checkpoint=Checkpoint(), **outside)
-        key = repr((same, total_steps * (settings.schedule != "constant"), mesh, compilation.jit_train_step))
-        if key not in kept:
-            kept[key] = compile_step(settings, total_steps, mesh, *rest)
-        return kept[key]
-
+def computed_once() -> Iterator[None]:
+    """What the runs of one process of the suite have in common is traced, compiled and drawn once."""
+    shapes = kept(network.shapes_of, lambda settings: (settings.model, settings.data.modalities, settings.data.derived))
+    states = kept(
+        loop._initial_state,
+        lambda settings, plan, mesh: begun_alike(settings, settings.seed),
+        jax.device_get,  # the step takes over the memory of what it is given
+    )
+    steps = kept(
+        compilation.compile_step,
+        lambda settings, total, mesh, *rest: (
+            begun_alike(settings),
+            total * (settings.schedule != "constant"),
+            mesh,
+            compilation.jit_train_step,
+        ),
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "compile_step", compile_once)
+        patch.setattr(network, "shapes_of", shapes)
+        patch.setattr(loop, "_initial_state", lambda *arguments: replicate(arguments[2], states(*arguments)))
+        patch.setattr(loop, "compile_step", steps)
         yield
 
 
@@ -133,21 +159,6 @@ def small_pictures() -> Iterator[None]:
     """Pictures are drawn whole, of a tenth of the dots."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "DOTS_PER_INCH", 50)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def shapes_kept() -> Iterator[None]:
-    """The shapes of a network's variables are traced once in a process."""
-    kept: dict[str, Any] = {}
-    shapes_of = network.shapes_of
-
-    def shapes_once(settings: Settings) -> dict[str, Any]:
-        key = repr((settings.model, settings.data.modalities, settings.data.derived, settings.dtype))
-        return kept[key] if key in kept else kept.setdefault(key, shapes_of(settings))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "shapes_of", shapes_once)
         yield
 
 
