@@ -109,7 +109,10 @@ _direct.defvjp(_direct_forward, _direct_backward)
 
 
 def _matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    b, X, Y, Z, _ = x.shape
+    """A product for each offset along X and Y; those along Z lie side by side in it, so that whole rows interleave."""
+    b, X, Y, Z, c_in = x.shape
     u, v, w, _, c_out = kernel.shape
-    blocks = jnp.einsum("bxyzi,uvwio->bxuyvzwo", x, kernel)
-    return blocks.reshape(b, u * X, v * Y, w * Z, c_out)
+    voxels = x.reshape(-1, c_in)
+    shares = jnp.moveaxis(kernel, 2, 3).reshape(u, v, c_in, w * c_out)
+    rows = [jnp.stack([(voxels @ share).reshape(b, X, Y, -1) for share in row], axis=3) for row in shares]
+    return jnp.stack(rows, axis=2).reshape(b, u * X, v * Y, w * Z, c_out)
