@@ -59,8 +59,9 @@ def as_markdown(name: str, report: Mapping[str, Any]) -> str:
     lines = [f"# {', '.join(peers)} and {OURS} on the same patients"]
     for one in report["comparisons"]:
         lines += _section(one)
-    command = f"`python experiments/{name}.py --raw=COHORT --workdir=DIR --equal=time` and `--equal=steps`"
-    return "\n".join([*lines, "", benchmarking.machine_line(report["machine"]), "", command, ""])
+    equal = dict.fromkeys(f"--equal={one['equal']}" for one in report["comparisons"])
+    commands = (f"`python experiments/{name}.py --raw=COHORT --workdir=DIR {flag}`" for flag in equal)
+    return "\n".join([*lines, "", benchmarking.machine_line(report["machine"]), "", ", ".join(commands), ""])
 
 
 def _section(one: Mapping[str, Any]) -> list[str]:
