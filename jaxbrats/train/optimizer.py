@@ -98,7 +98,7 @@ def make_optimizer(
 
 def learning_rates(learning_rate: float, schedule: str, total_steps: int, warmup: float | None = None) -> np.ndarray:
     """float32 `(total_steps,)`: the learning rate of every update, computed once, so that the log waits for none."""
-    values = jax.jit(jax.vmap(make_schedule(learning_rate, schedule, total_steps, warmup)))(np.arange(total_steps))
+    values = jax.vmap(make_schedule(learning_rate, schedule, total_steps, warmup))(jnp.arange(total_steps))
     return np.broadcast_to(np.asarray(values, np.float32), total_steps)
 
 

@@ -12,10 +12,17 @@ from jaxbrats.data.labels import ED
 from jaxbrats.data.manifest import read_manifest
 from jaxbrats.evaluation import metrics, statistics, tables
 from jaxbrats.inference.predictions import write_prediction
+from jaxbrats.report import figures
 from jaxbrats.system.files import write_json
 
 # Markup, quotes, characters with a meaning in addresses and in shells, an emoji.
 HOSTILE = "<img src=x onerror=alert(1)> \"'&#%3F?$x$ 🧠"
+
+
+@pytest.fixture
+def full_size(monkeypatch):
+    """Pictures of as many dots as users get, for tests that look at these."""
+    monkeypatch.setattr(figures, "DOTS_PER_INCH", 160)
 
 
 @pytest.fixture(scope="session")

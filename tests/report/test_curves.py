@@ -9,6 +9,8 @@ from matplotlib.image import imread
 from jaxbrats.report import curves
 from jaxbrats.report.colours import COLOURS
 
+pytestmark = pytest.mark.usefixtures("full_size")
+
 # Not a formula, and not one that Matplotlib could set.
 NAME = r"run_1 $\frac{$"
 

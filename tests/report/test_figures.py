@@ -10,6 +10,8 @@ from jaxbrats.data.labels import LABEL_NAMES, REGIONS
 from jaxbrats.report.colours import COLOURS
 from jaxbrats.report.figures import page, write_line
 
+pytestmark = pytest.mark.usefixtures("full_size")
+
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 VISION = {
     "normal": np.eye(3),

@@ -11,6 +11,8 @@ from jaxbrats.report import overlays
 from jaxbrats.report.colours import COLOURS
 from jaxbrats.report.orientation import Orientation
 
+pytestmark = pytest.mark.usefixtures("full_size")
+
 
 def affine_of(codes, spacing, shape):
     """An affine with the axis directions `codes`, the volume's middle at 0, 0, 0."""
