@@ -6,6 +6,7 @@ import pathlib
 import resource
 import shutil
 import subprocess
+import time
 from multiprocessing import forkserver
 
 import pytest
@@ -145,7 +146,11 @@ def test_a_real_full_disk_and_a_real_read_only_one(small_disk, tiny_run, tiny_co
     assert last.startswith(f"jaxbrats train: {run}")
     assert "(No space left on device). Free some space" in last
     (small_disk / "filler").unlink()
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    # The threads of the save that failed may still have files open for a moment.
+    end = time.monotonic() + 20
+    while subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False).returncode:
+        assert time.monotonic() < end
+        time.sleep(0.05)
     before = content(small_disk)
     for command in (["train", *arguments], ["evaluate", f"--workdir={run}"], ["report", f"--workdir={run}"]):
         assert commands.run(command) == 1
