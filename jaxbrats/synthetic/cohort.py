@@ -118,10 +118,10 @@ def write_cohort(
     results = processes.map_in_processes(write, scans, count, name=lambda scan: scan.name)
     fractions = dict(tqdm(results, total=cases, desc="synthetic cases", unit="case", smoothing=0))
     if is_hard:
-        imaged = {
-            scanner: [scan.name for scan in scans if hard.scanner_of(scan.patient) == scanner] for scanner in "AB"
-        }
-        files.write_json(folder / SPLIT, {"train": imaged["A"], "val": imaged["B"]})
+        imaged_by = {scan.name: hard.scanner_of(scan.patient) for scan in scans}
+        sides = {"train": "A", "val": "B"}
+        split = {side: [name for name in imaged_by if imaged_by[name] == sides[side]] for side in sides}
+        files.write_json(folder / SPLIT, split)
     return {scan.name: fractions[scan] for scan in scans}
 
 
