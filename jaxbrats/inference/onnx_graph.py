@@ -308,6 +308,12 @@ class _Graph:
         shapes = [var.aval.shape for var in eqn.outvars]
         return self._nodes("Split", [x, np.array(eqn.params["sizes"])], shapes, {"axis": eqn.params["axis"]})
 
+    def _unstack(self, eqn: Any, x: _Value) -> list[_Value]:
+        axis, count = eqn.params["axis"], len(eqn.outvars)
+        whole = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        parts = self._nodes("Split", [x, np.ones(count, np.int64)], [whole] * count, {"axis": axis})
+        return [self.reshape(part, var.aval.shape) for part, var in zip(parts, eqn.outvars, strict=True)]
+
     def _pad(self, eqn: Any, x: _Value, value: _Value) -> _Value:
         low, high, interior = zip(*eqn.params["padding_config"], strict=True)
         if any(interior) or min(*low, *high) < 0:
