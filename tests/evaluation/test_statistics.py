@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxbrats.evaluation import statistics
 
@@ -32,6 +33,17 @@ def test_what_so_few_cases_cannot_tell_is_none():
     assert (one["n"], one["mean"], one["sd"], one["median"], one["ci_low"]) == (1, 0.5, None, 0.5, None)
     same = statistics.describe([0.5, 0.5, 0.5])
     assert (same["sd"], same["ci_low"], same["ci_high"]) == (0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("size", [2, 37, 2500])
+def test_interval_is_scipys(size):
+    """In three batches of resamples for the largest sample."""
+    sample = np.random.default_rng(1).normal(size=size)
+    batch = 4_000_000 // size
+    rng = np.random.default_rng(0)
+    expected = stats.bootstrap((sample,), np.mean, n_resamples=4000, batch=batch, method="percentile", rng=rng)
+    found = statistics.describe(sample, resamples=4000)
+    np.testing.assert_allclose((found["ci_low"], found["ci_high"]), expected.confidence_interval, rtol=1e-12)
 
 
 def test_interval_is_seeded_and_near_the_normal_one():
