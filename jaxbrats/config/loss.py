@@ -8,7 +8,7 @@ from typing import Literal
 from jaxbrats.config.checks import need
 from jaxbrats.config.model import HeadName
 
-Term = Literal["dice", "tversky", "ce", "bce", "topk", "focal"]
+Term = Literal["dice", "tversky", "boundary", "ce", "bce", "topk", "focal"]
 
 _ONE_HEAD: dict[str, HeadName] = {"ce": "labels", "bce": "regions"}
 _ALIKE = {"labels": (1.0,) * 4, "regions": (1.0,) * 3}
@@ -21,12 +21,13 @@ class Loss:
     Attributes:
         terms: Weight of each term; one left out or of weight 0 is not computed. ce goes with the head labels, bce with
             regions, the others with both.
-        class_weights: Weights of background, NCR, ED and ET in Dice, Tversky and cross-entropy of the head labels, of
+        class_weights: Weights of background, NCR, ED and ET in all terms but focal and topk with the head labels, of
             which only the ratios matter; balanced for the inverse of their share of the training voxels.
         region_weights: The same of WT, TC and ET with the head regions.
         dice_per: Whether Dice and Tversky are of all cases of a batch together or the mean of each case's own.
         dice_squared: Whether the probabilities in the denominator of Dice are squared, as Milletari et al. have it.
-        dice_background: Whether the background is one of the classes in Dice and Tversky, with the head labels.
+        dice_background: Whether the background is one of the classes in Dice, Tversky and boundary loss, with the head
+            labels.
         tversky_fp: Weight of false positives in the Tversky loss.
         tversky_fn: Weight of false negatives in the Tversky loss.
         topk: Share of the voxels, those with the largest cross-entropy, that the topk loss is the mean of.

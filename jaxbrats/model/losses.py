@@ -8,9 +8,6 @@ With the head 'labels', Dice and focal loss follow the library the Keras noteboo
 (`base/functional.py`: `f_score` with beta 1 and `categorical_focal_loss`), which takes probabilities and one-hot masks.
 Here the softmax is part of the loss, so that nothing overflows or is clipped, and the one-hot mask exists only inside
 the fused program.
-
-The boundary loss of Kervadec et al. (arXiv:1812.07032) is left out: its distance maps would be computed anew in every
-step, after augmentation, and its weight has to grow from epoch to epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxbrats.config import Loss
+from jaxbrats.model.distance import signed_distance
 from jaxbrats.model.heads import LABELS, Head, LabelsHead
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
@@ -108,6 +106,20 @@ def tversky_loss(
     return _one_minus_mean((both + smooth) / (both + wrong + missed + smooth), channel_weights)
 
 
+def boundary_loss(
+    probabilities: jax.Array, targets: jax.Array, channel_weights: Sequence[float] | None = None
+) -> jax.Array:
+    """Weighted mean over channels of the mean over voxels of probability times signed distance to the target's border.
+
+    Probability costs the more the farther outside it lies, and is worth the more the farther inside, so the loss may be
+    below 0 (Kervadec et al. 2021, https://doi.org/10.1016/j.media.2020.101851, equation 5). It goes beside an overlap
+    loss, with a small weight, which the authors let grow from 0.01: `init_from` a run with a smaller one does so.
+    Arguments as of `soft_dice_loss`.
+    """
+    costs = jnp.mean(probabilities * signed_distance(targets > 0.5), axis=(0, 1, 2, 3))
+    return jnp.average(costs, weights=None if channel_weights is None else jnp.asarray(channel_weights, jnp.float32))
+
+
 def cross_entropy(log_likelihood: jax.Array, weights: jax.Array) -> jax.Array:
     """Minus the weighted mean of a head's `log_likelihood`; 0 where no entry has a weight above 0."""
     return -jnp.sum(weights * log_likelihood) / jnp.maximum(jnp.sum(weights), jnp.finfo(jnp.float32).tiny)
@@ -181,7 +193,7 @@ def _one_minus_mean(scores: jax.Array, channel_weights: Sequence[float] | None) 
 
 
 def _overlap_weights(head: Head, settings: Loss) -> Sequence[float]:
-    """Weights of the channels in Dice and Tversky."""
+    """Weights of the channels in Dice, Tversky and boundary loss."""
     weights = getattr(settings, head.weights_setting)
     return weights if settings.dice_background else (0.0, *weights[1:])
 
@@ -207,6 +219,10 @@ def _tversky(head: Head, logits: jax.Array, labels: jax.Array, settings: Loss) -
     )
 
 
+def _boundary(head: Head, logits: jax.Array, labels: jax.Array, settings: Loss) -> jax.Array:
+    return boundary_loss(head.probabilities(logits), head.targets(labels), _overlap_weights(head, settings))
+
+
 def _cross_entropy(head: Head, logits: jax.Array, labels: jax.Array, settings: Loss) -> jax.Array:
     weights = head.weights(labels, getattr(settings, head.weights_setting))
     return cross_entropy(head.log_likelihood(logits, labels), weights)
@@ -226,6 +242,7 @@ def _focal(head: Head, logits: jax.Array, labels: jax.Array, settings: Loss) -> 
 TERMS: dict[str, Callable[[Head, jax.Array, jax.Array, Loss], jax.Array]] = {
     "dice": _dice,
     "tversky": _tversky,
+    "boundary": _boundary,
     "ce": _cross_entropy,
     "bce": _cross_entropy,
     "topk": _topk,

@@ -162,7 +162,7 @@ def test_the_command_line_changes_settings(tmp_path, flags, expected):
         ),
         (
             "--config.loss.terms=dice",
-            "config.loss.terms must be a value for any of dice, tversky, ce, bce, topk, focal, each",
+            "config.loss.terms must be a value for any of dice, tversky, boundary, ce, bce, topk, focal, each",
         ),
         ("--config.loss.terms=dise:1", "config.loss.terms.dise is not a setting. Did you mean config.loss.terms.dice?"),
         ("--config.data.crop=4,4", "config.data.crop must be 3 values, each of type int, or brain; it is '4,4'"),
