@@ -1,7 +1,8 @@
 """Another method on the same patients, folds and cores as ours: what compare_nnunet.py and compare_monai.py share.
 
-Our scores are those of real_patients.py, not computed again. Fold k of a peer trains on all patients but those that our
-fold k predicts, and predicts these on their files' own voxels; both sides are scored by the same function. A peer gets
+Our scores are those of real_patients.py after 1,253 steps (num_epochs=167), not computed again. Fold k of a peer trains
+on all patients but those that our fold k predicts, and predicts these on their files' own voxels; both sides are scored
+by the same function. A peer gets
 
     --equal=steps   as many training steps as ours, or
     --equal=time    as many as take the time of ours, by the ratio of the times of a step, loader included, of which
@@ -83,7 +84,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("raw", None, "The cohort.", required=True, flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the peers' folds.", required=True, flag_values=values)
     flags.DEFINE_enum("equal", "time", EQUAL, "What both sides have alike.", flag_values=values)
-    ours = str(benchmarking.RESULTS / "real_patients.json")
+    ours = str(benchmarking.RESULTS / "real_patients_1253_steps.json")
     flags.DEFINE_string("ours", ours, "Our scores, as real_patients.py writes them.", flag_values=values)
     flags.DEFINE_integer("steps", 1253, "Steps that ours were trained for.", 1, flag_values=values)
     flags.DEFINE_list("folds_run", None, "Folds to train; all if not given, none if empty.", flag_values=values)

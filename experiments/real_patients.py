@@ -30,6 +30,7 @@ from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.processes import available_cpus, map_in_processes
+from jaxbrats.train.checkpoints import choose_step
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_list("workdir", None, "RUN, or RUN,RUN.", required=True, flag_values=FLAGS)
@@ -67,6 +68,7 @@ def main() -> int:
     report = {
         "machine": benchmarking.machine(("jax",)),
         "step": _STEP.value,
+        "steps": [choose_step(run, _STEP.value) for run in runs],
         "trained_on": [len(read_record(run).split.train) for run in runs],
         "frame": network.frame and network.frame.to_dict(),
         "inference": dataclasses.asdict(network.inference),
@@ -123,8 +125,9 @@ def as_markdown(report: dict[str, Any]) -> str:
     frame = report["frame"]
     voxels = f"voxels of {' x '.join(f'{size:g}' for size in frame['spacing_mm'])} mm" if frame else "the files' voxels"
     how = f"{folds}-fold cross-validation: each of {len(cases)} patients" if folds > 1 else f"{len(cases)} patients,"
-    steps = {"latest": "The last checkpoint", "best": "The checkpoint with the best Dice on these same patients"}
-    step = steps.get(report["step"], f"Step {report['step']}")
+    named = {"latest": "The last checkpoint", "best": "The checkpoint with the best Dice on these same patients"}
+    steps = " or ".join(f"{step:,}" for step in sorted(set(report["steps"])))
+    step = f"{named.get(report['step'], 'The checkpoint')} (step {steps})"
     on_whom = "the patients of the other folds" if folds > 1 else "these same patients"
     lines = [
         "# Real patients",
