@@ -78,7 +78,7 @@ LADDER = (
             "data.crop": (48, 64, 48),
             "data.min_tumour": 0.0,
             "model.features": (16, 32, 64, 128, 160),
-            "validate_every": 10,
+            "validate_every": 25,
         },
     ),
     Rung("01_zscore", {"data.normalization": "zscore"}),
