@@ -40,5 +40,5 @@ def _along_first(squared: jax.Array) -> jax.Array:
     def nearer(source: jax.Array, least: jax.Array) -> jax.Array:
         return jnp.minimum(least, squared[source] + jnp.square(place - source))
 
-    # In one reduction XLA takes eight times as long on a CPU.
+    # Passes over whole volumes, eight to one: as a reduction over pairs of places it takes much longer on a CPU.
     return lax.fori_loop(0, size, nearer, squared, unroll=8)

@@ -112,8 +112,8 @@ def boundary_loss(
     """Weighted mean over channels of the mean over voxels of probability times signed distance to the target's border.
 
     Probability costs the more the farther outside it lies, and is worth the more the farther inside, so the loss may be
-    below 0 (Kervadec et al. 2021, https://doi.org/10.1016/j.media.2020.101851, equation 5). It goes beside an overlap
-    loss, with a small weight, which the authors let grow from 0.01: `init_from` a run with a smaller one does so.
+    below 0 (Kervadec et al. 2021, https://doi.org/10.1016/j.media.2020.101851). It goes beside an overlap loss, with a
+    small weight, which the authors let grow from 0.01: a run with `init_from` one of a smaller weight does so.
     Arguments as of `soft_dice_loss`.
     """
     costs = jnp.mean(probabilities * signed_distance(targets > 0.5), axis=(0, 1, 2, 3))
