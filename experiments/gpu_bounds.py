@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import benchmark_step
 import benchmarking
 import gpu_program  # sets what XLA reads when it starts
 import jax
 from absl import flags
 from jax.sharding import SingleDeviceSharding
+from step_sides import OURS, Side, settings_of
 
 from jaxbrats import commands
 from jaxbrats.config.settings import Settings
@@ -59,8 +59,8 @@ def forward_pass(settings: Settings, device: jax.Device) -> jax.stages.Compiled:
 
 def beside_bounds(report: dict[str, Any], device: str, devices: Sequence[jax.Device]) -> dict[str, Any]:
     """What was measured, in PyTorch too, and the bounds, for step and forward pass."""
-    side = benchmark_step.Side(benchmark_step.OURS, report["size"], report["batch"])
-    settings = dataclasses.replace(benchmark_step.settings_of(side), dtype=report["dtype"])
+    side = Side(OURS, report["size"], report["batch"])
+    settings = dataclasses.replace(settings_of(side), dtype=report["dtype"])
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, crop=(side.size,) * 3))
     programs = {
         "step": gpu_program.training_step(settings, devices),
@@ -68,7 +68,7 @@ def beside_bounds(report: dict[str, Any], device: str, devices: Sequence[jax.Dev
     }
     return {
         what: {
-            "ours": report[what]["seconds"][benchmark_step.OURS],
+            "ours": report[what]["seconds"][OURS],
             "torch": report[what]["seconds"][report[what]["peer"]],
             "ratio": report[what]["ratio"],
             **gpu_program.account(program, device),

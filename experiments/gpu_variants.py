@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import benchmark_step
 import benchmarking
 import jax
+import step_sides
 from absl import flags
-from benchmark_step import OURS, Process, Side
+from benchmark_step import Process
+from step_sides import OURS, Side
 
 from jaxbrats import commands
 from jaxbrats.model import conv, instance_norm, resample
@@ -50,7 +52,7 @@ def _transposed_products() -> None:
 
 
 def _eight_channels() -> None:
-    benchmark_step.CHANNELS = 8
+    step_sides.CHANNELS = 8
 
 
 # Most worth knowing first. The flags are explained in xla/debug_options_flags.cc of openxla/xla.

@@ -46,8 +46,9 @@ def test_memory_is_what_xla_said():
     """A device reports no less than the step's arguments and a little more than XLA's account: cuDNN's tables, and
     what the allocator rounds up. A process on a CPU holds its libraries too."""
     import benchmark_step
+    from step_sides import OURS, Side
 
-    side = benchmark_step.Side(benchmark_step.OURS, 32 if jax.default_backend() == "cpu" else 64, 1)
+    side = Side(OURS, 32 if jax.default_backend() == "cpu" else 64, 1)
     with benchmark_step.Process(side) as compiling:
         account = compiling.call(benchmark_step.account)
     with benchmark_step.Process(side) as process:  # takes the program from the cache: no algorithm is tried
