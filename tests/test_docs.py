@@ -139,9 +139,10 @@ def test_walkthrough_is_committed_as_it_was_executed():
 
 
 @pytest.mark.slow
-def test_walkthrough_runs(tmp_path):
+def test_walkthrough_runs(tmp_path, monkeypatch):
     """Where the extra docs is installed: jupyter execute --inplace docs/notebooks/walkthrough.ipynb does it again."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    monkeypatch.setenv("XLA_FLAGS", "")  # as a reader's process has it, not the suite's
     notebook = nbformat.read(WALKTHROUGH, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     table = notebook.cells[-2].outputs[0]["text"].splitlines()
