@@ -131,6 +131,7 @@ def test_a_run_that_does_not_start_is_told(tmp_path, monkeypatch):
     import benchmark_start as benchmark
 
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, which any batch fits
+    monkeypatch.setenv("PATH", str(tmp_path))  # without a compiler, which would take most of the time
 
     with pytest.raises(InputError, match=r"the run ended without a step: .*is not a folder"):
         benchmark.seconds_to_first_step(tmp_path / "none", tmp_path / "run", tmp_path / "cache")
