@@ -67,7 +67,7 @@ def label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, L
     if not folder.is_dir():
         problem = "is a file, expected a folder" if folder.exists() else "there is no such folder"
         raise InputError(problem, file=folder, hint="Give the folder that holds the segmentations")
-    volumes = [(path, match[1]) for path in _walk(folder) if (match := _NIFTI.fullmatch(path.name))]
+    volumes = list(nifti_files(folder))
     stems = {stem for _, stem in volumes}
     volumes = [(path, stem) for path, stem in volumes if not _is_map(stem, stems)]
     named = [(path, case) for path, stem in volumes if (case := _segmentation_of(path, stem))]
@@ -83,6 +83,11 @@ def label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, L
         raise InputError("holds no .nii or .nii.gz file", file=folder, hint="Give the folder with the segmentations")
     maps = {parent: _label_map(parent) for parent in {path.parent for path in found.values()}}
     return {case: LabelFile(path, maps[path.parent]) for case, path in found.items() if case not in spoiled}
+
+
+def nifti_files(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+    """NIfTI files below a folder with their names without .nii or .nii.gz."""
+    return ((path, match[1]) for path in _walk(folder) if (match := _NIFTI.fullmatch(path.name)))
 
 
 def _is_map(stem: str, stems: set[str]) -> bool:

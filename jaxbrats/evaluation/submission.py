@@ -14,7 +14,7 @@ from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.nifti import Grid, check_geometry, write_labels
 from jaxbrats.data.raw.voxels import read_header
-from jaxbrats.evaluation.pairs import LabelFile, label_files
+from jaxbrats.evaluation.pairs import LabelFile, label_files, nifti_files
 from jaxbrats.evaluation.tables import read_label_file
 from jaxbrats.system.errors import InputError
 
@@ -76,7 +76,7 @@ def find_entries(
         cases: The cohort, of which all have to be there and no others; None for any.
 
     Returns:
-        The segmentations in order of their names, and one error for each name that is wrong, doubled or missing.
+        The segmentations in order of their names, and one error for each that is wrong, doubled, left out or missing.
 
     Raises:
         InputError: the folder is missing or holds no NIfTI file.
@@ -101,6 +101,11 @@ def find_entries(
         if match is not None:
             numbers.setdefault(match[1], case)
     seen = found.keys() | {problem.case for problem in problems}
+    for path, case in nifti_files(pathlib.Path(pred_dir)):
+        if case not in seen and re.fullmatch(challenge.pattern, case):
+            hint = "Name all segmentations alike"
+            problems.append(InputError("is left out where others end with -seg", case=case, file=path, hint=hint))
+            seen.add(case)
     for case in sorted((wanted or {}).keys() - seen):
         hint = f"Expected {case}.nii.gz there; predict it"
         problems.append(InputError(f"has no segmentation in {pred_dir}", case=case, hint=hint))

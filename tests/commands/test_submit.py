@@ -109,6 +109,17 @@ def test_without_the_cohort_the_challenge_tells_the_size(folders, capsys):
     assert run(folders, "brats2023") == 0
 
 
+def test_names_of_two_kinds_leave_none_out(folders, capsys):
+    path = folders / "pred" / "BraTS-GLI-00001-000.nii.gz"
+    path.rename(path.with_name("BraTS-GLI-00001-000-seg.nii.gz"))
+    left_out = "BraTS-GLI-00002-000.nii.gz: is left out where others end with -seg. Name all segmentations alike"
+    for cohort in ([], [f"--input={folders / 'raw'}"]):
+        assert run(folders, "brats2023", *cohort) == 1
+        errors = capsys.readouterr().err
+        assert left_out in errors and "has no segmentation" not in errors
+    assert not (folders / "out.zip").exists()
+
+
 def test_wrong_flags(folders, capsys):
     assert commands.run(["submit", f"--pred={folders}", "--challenge=brats2021", "--out=out.tar"]) == 1
     assert "Give a file that ends with .zip" in capsys.readouterr().err
