@@ -102,7 +102,7 @@ LADDER = (
     Rung("11_deep_supervision", {"model.deep_supervision": True}),
     Rung("12_ema", {"ema": 0.99}),
     Rung("13_mirrored_prediction", {"inference.mirror": True}, trains=False),
-    Rung("14_postprocessing", {"postprocessing.component_mm3": 500.0, "postprocessing.enhancing_mm3": 500.0}, False),
+    Rung("14_postprocessing", {"postprocessing.component_mm3": 1000.0, "postprocessing.core_mm3": 200.0}, False),
 )
 ASIDE = (
     Rung("aside_dice_per_case", {"loss.dice_per": "case"}),

@@ -160,8 +160,8 @@ def as_markdown(report: dict[str, Any]) -> str:
 def _settings_text(settings: Sequence[dict[str, float]]) -> str:
     """What each fold's patients get, once where all get the same."""
     texts = [
-        f"holes under {one['hole_mm3']:g}, components under {one['component_mm3']:g}, enhancing tumour under "
-        f"{one['enhancing_mm3']:g} mm^3"
+        f"holes under {one['hole_mm3']:g}, tumours under {one['component_mm3']:g}, cores under {one['core_mm3']:g}, "
+        f"enhancing tumour under {one['enhancing_mm3']:g} mm^3"
         for one in settings
     ]
     return texts[0] if len(set(texts)) == 1 else "; ".join(f"fold {fold}: {text}" for fold, text in enumerate(texts))

@@ -3,11 +3,11 @@
     python experiments/tune_postprocess.py --workdir=runs/unet3d
     python experiments/tune_postprocess.py --workdir=runs/fold0,runs/fold1
 
-Every case is predicted by the run that did not train on it, and scored under every combination of hole, component and
-enhancing-tumour volumes below. The one with the best mean over cases and over WT, TC and ET is chosen, where it gains
-at least --least_gain, of equals the gentlest; else none. Of several runs (the folds of an ensemble) the cases are taken
-together and all get the same. Writes RUN/postprocess.json and prints what it gains. Like `jaxbrats evaluate`, it looks
-at whole volumes, and at the arrays where the files they were made from are not known.
+Every case is predicted by the run that did not train on it, and scored under every combination of the volumes below, of
+holes, tumours, cores and enhancing tumour. The one with the best mean over cases and over WT, TC and ET is chosen,
+where it gains at least --least_gain, of equals the gentlest; else none. Of several runs (the folds of an ensemble) the
+cases are taken together and all get the same. Writes RUN/postprocess.json and prints what it gains. Like `jaxbrats
+evaluate`, it looks at whole volumes, and at the arrays where the files they were made from are not known.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from jaxbrats.evaluation.evaluate import Predicted
 from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
 from jaxbrats.inference.network import load_network
-from jaxbrats.inference.postprocess import postprocess, write_postprocessing
+from jaxbrats.inference.postprocess import STEPS, write_postprocessing
 from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predicted, raw_cases
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError, printable
@@ -47,10 +47,12 @@ _LEAST_GAIN = flags.DEFINE_float("least_gain", 0.001, "Less than this is not wor
 _WORKERS = flags.DEFINE_integer("workers", 0, "Processes that score; 0 for one a processor.", 0, flag_values=FLAGS)
 
 # mm^3, from gentle to harsh.
-HOLES = (0, 100, 1000, 10_000)
-COMPONENTS = (0, 10, 30, 50, 100, 200, 500, 1000)
+HOLES = (0, 100, 1000)
+COMPONENTS = (0, 50, 100, 200, 500, 1000, 2000)
+CORES = (0, 20, 50, 100, 200, 500)
 ENHANCING = (0, 20, 50, 100, 200, 500, 1000)
-GRID = [Postprocessing(*volumes) for volumes in itertools.product(HOLES, COMPONENTS, ENHANCING)]
+VOLUMES = (HOLES, COMPONENTS, CORES, ENHANCING)
+GRID = [Postprocessing(*volumes) for volumes in itertools.product(*VOLUMES)]
 
 
 def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) -> Iterator[Predicted]:
@@ -89,14 +91,23 @@ def score(prediction: Predicted, measure: Measure) -> np.ndarray:
     labels, truth, spacing = prediction.labels[box], prediction.truth[box], prediction.spacing_mm
     seen: dict[bytes, Sequence] = {}
     scores = []
-    for settings in GRID:
-        processed = postprocess(labels, spacing, settings)
+    for processed in _processed(labels, spacing, tuple(zip(STEPS, VOLUMES, strict=True))):
         # Most settings do the same to a case.
         key = processed.tobytes()
         if key not in seen:
             seen[key] = measure(processed, truth, spacing)
         scores.append(seen[key])
     return np.array(scores)
+
+
+def _processed(labels: np.ndarray, spacing: Sequence[float], steps: Sequence[tuple]) -> Iterator[np.ndarray]:
+    """The labels under each setting of `GRID`, in its order; what settings begin with alike is done once."""
+    if not steps:
+        yield labels
+        return
+    step, volumes = steps[0]
+    for volume in volumes:
+        yield from _processed(step(labels, spacing, volume), spacing, steps[1:])
 
 
 def choose(scores: np.ndarray, least_gain: float) -> int:

@@ -30,11 +30,13 @@ class Postprocessing:
     Attributes:
         hole_mm3: Volume up to which holes in the tumour are filled; 0 for none.
         component_mm3: Volume below which connected tumours are removed; 0 for none.
+        core_mm3: Volume below which connected tumour cores become edema; 0 for none.
         enhancing_mm3: Volume of enhancing tumour below which all of a patient's becomes necrosis; 0 for none.
     """
 
     hole_mm3: float = 0.0
     component_mm3: float = 0.0
+    core_mm3: float = 0.0
     enhancing_mm3: float = 0.0
 
     def __post_init__(self) -> None:

@@ -1,10 +1,11 @@
 """What anatomy and the scores ask of a segmentation beyond its most probable labels.
 
-Specks of tumour far from the rest are seldom tumour, a tumour has no hole of healthy tissue in its middle, and a little
-enhancing tumour in a patient is more often none at all (Isensee et al. 2021, "nnU-Net for Brain Tumor Segmentation",
-https://doi.org/10.1007/978-3-030-72087-2_11, which relabels it as necrosis; BraTS scores an enhancing tumour that the
-reference does not have with 0). How small is too small is a setting, `config.postprocessing`, or is tuned on a run's
-validation cases by experiments/tune_postprocess.py, which writes RUN/postprocess.json.
+Specks of tumour far from the rest are seldom tumour, nor are specks of core in edema; a tumour has no hole of healthy
+tissue in its middle; and a little enhancing tumour in a patient is more often none at all (Isensee et al. 2021,
+"nnU-Net for Brain Tumor Segmentation", https://doi.org/10.1007/978-3-030-72087-2_11, which relabels it as necrosis;
+BraTS scores an enhancing tumour that the reference does not have with 0). How small is too small is a setting,
+`config.postprocessing`, or is tuned on a run's validation cases by experiments/tune_postprocess.py, which writes
+RUN/postprocess.json.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import numpy as np
 
 from jaxbrats.config import typed
 from jaxbrats.config.inference import Postprocessing
-from jaxbrats.data.labels import BACKGROUND, ET, NCR, NUM_CLASSES
+from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR, NUM_CLASSES, region_mask
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json, write_json
@@ -27,7 +28,7 @@ _NAME = "postprocess.json"
 
 
 def postprocess(labels: np.ndarray, spacing_mm: Sequence[float], settings: Postprocessing) -> np.ndarray:
-    """Fills holes, removes small components, and turns little enhancing tumour into necrosis, in this order.
+    """Does all that the settings ask for: holes, tumours, cores, enhancing tumour, in this order.
 
     Args:
         labels: Project labels `(X, Y, Z)`.
@@ -39,9 +40,9 @@ def postprocess(labels: np.ndarray, spacing_mm: Sequence[float], settings: Postp
     """
     # The box of the tumour is all that matters: what is background at its border goes on outside.
     box = bounding_box(labels != BACKGROUND)
-    tumour = fill_holes(labels[box], spacing_mm, settings.hole_mm3)
-    tumour = remove_components(tumour, spacing_mm, settings.component_mm3)
-    tumour = relabel_enhancing(tumour, spacing_mm, settings.enhancing_mm3)
+    tumour = labels[box]
+    for step, volume in zip(STEPS, dataclasses.astuple(settings), strict=True):
+        tumour = step(tumour, spacing_mm, volume)
     processed = labels.copy()
     processed[box] = tumour
     return processed
@@ -85,7 +86,7 @@ def fill_holes(labels: np.ndarray, spacing_mm: Sequence[float], up_to_mm3: float
 
 
 def remove_components(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
-    """Turns tumours under a volume into background; all its labels together make a tumour, with 26 neighbours.
+    """Turns tumours under a volume into background; all labels together make a tumour, with 26 neighbours.
 
     Args:
         labels: Project labels `(X, Y, Z)`.
@@ -95,12 +96,32 @@ def remove_components(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3
     Returns:
         The labels, a new array where anything changes.
     """
+    return _relabel_small(labels, "WT", spacing_mm, under_mm3, BACKGROUND)
+
+
+def relabel_cores(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
+    """Turns tumour cores under a volume into edema; necrosis and enhancing tumour make a core, with 26 neighbours.
+
+    Args:
+        labels: Project labels `(X, Y, Z)`.
+        spacing_mm: Voxel size along x, y, z.
+        under_mm3: The least volume that stays; 0 keeps all.
+
+    Returns:
+        The labels, a new array where anything changes.
+    """
+    return _relabel_small(labels, "TC", spacing_mm, under_mm3, ED)
+
+
+def _relabel_small(
+    labels: np.ndarray, region: str, spacing_mm: Sequence[float], under_mm3: float, label: int
+) -> np.ndarray:
     if not under_mm3:
         return labels
-    components = cc3d.connected_components(labels != BACKGROUND, connectivity=26)
+    components = cc3d.connected_components(region_mask(labels, region), connectivity=26)
     small = np.bincount(components.ravel()) * math.prod(spacing_mm) < under_mm3
     small[0] = False
-    return np.where(small[components], labels.dtype.type(BACKGROUND), labels) if small.any() else labels
+    return np.where(small[components], labels.dtype.type(label), labels) if small.any() else labels
 
 
 def relabel_enhancing(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
@@ -118,6 +139,10 @@ def relabel_enhancing(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3
     if 0 < np.count_nonzero(enhancing) * math.prod(spacing_mm) < under_mm3:
         return np.where(enhancing, labels.dtype.type(NCR), labels)
     return labels
+
+
+# What is done for each setting of `Postprocessing`, in their order.
+STEPS = (fill_holes, remove_components, relabel_cores, relabel_enhancing)
 
 
 def write_postprocessing(workdir: pathlib.Path, settings: Postprocessing, chosen_by: Mapping[str, Any]) -> None:
@@ -141,11 +166,10 @@ def read_postprocessing(workdir: pathlib.Path, default: Postprocessing) -> Postp
     if not path.exists():
         return default
     values = read_json(path)
-    names = [field.name for field in dataclasses.fields(Postprocessing)]
     try:
         settings = values["settings"] if isinstance(values, Mapping) else values
-        if not isinstance(settings, Mapping) or set(settings) != set(names):
-            raise InputError(f"expected postprocessing settings with the keys {', '.join(names)}, found {settings}")
+        if not settings or not isinstance(settings, Mapping):
+            raise InputError(f"expected postprocessing settings, found {settings}")
         return typed.build(Postprocessing, typed.complete(Postprocessing, settings, "postprocessing"))
     except KeyError as error:
         raise InputError("holds no settings", file=path, hint="Tune again or delete it") from error

@@ -20,6 +20,7 @@ def real_patients(monkeypatch, tmp_path):
 
     write = benchmarking.write
     monkeypatch.setattr(benchmarking, "write", lambda *report: write(*report, folder=tmp_path))
+    monkeypatch.setattr(tune_postprocess, "VOLUMES", ((0,), (0, 1e9), (0,), (0,)))
     monkeypatch.setattr(tune_postprocess, "GRID", [Postprocessing(), Postprocessing(component_mm3=1e9)])
     # In this process, where GRID is patched.
     monkeypatch.setattr(real_patients, "map_in_processes", lambda work, tasks, *_, name: ((t, work(t)) for t in tasks))

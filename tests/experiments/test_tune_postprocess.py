@@ -41,7 +41,7 @@ def test_scores_of_every_setting(tune, metric):
     case = prediction(tune, speck=3, enhancing=2)
     scores = tune.score(case, functools.partial(tune.measure, metric=metric, challenge="GLI"))
     assert scores.shape == (len(tune.GRID), 3)
-    for settings in (Postprocessing(), Postprocessing(0, 30, 20), Postprocessing(1000, 10, 500)):
+    for settings in (Postprocessing(), Postprocessing(0, 50, 0, 20), Postprocessing(1000, 100, 20, 500)):
         labels = postprocess(case.labels, case.spacing_mm, settings)
         expected = score_case(labels, case.truth, case.spacing_mm)
         np.testing.assert_array_equal(
@@ -50,12 +50,12 @@ def test_scores_of_every_setting(tune, metric):
 
 
 def test_the_gentlest_of_the_best_is_chosen(tune):
-    # 24 mm^3 of speck are removed from 30 mm^3 on; 16 mm^3 of enhancing tumour are necrosis from 20 mm^3 on, which
-    # helps ET and leaves TC as it is.
+    # 24 mm^3 of speck are removed from 50 mm^3 on; 16 mm^3 of enhancing tumour are edema from 20 mm^3 on, which helps
+    # ET and TC, as necrosis they would help ET alone.
     scores = tune.score(prediction(tune, speck=3, enhancing=2), by_lesion(tune))
-    assert tune.GRID[tune.choose(scores, 0.001)] == Postprocessing(component_mm3=30, enhancing_mm3=20)
+    assert tune.GRID[tune.choose(scores, 0.001)] == Postprocessing(component_mm3=50, core_mm3=20)
     scores = tune.score(prediction(tune, speck=3), by_lesion(tune))
-    assert tune.GRID[tune.choose(scores, 0.001)] == Postprocessing(component_mm3=30)
+    assert tune.GRID[tune.choose(scores, 0.001)] == Postprocessing(component_mm3=50)
 
 
 def test_nothing_is_chosen_that_gains_too_little(tune):
@@ -74,7 +74,7 @@ def test_the_choice_is_written_into_every_run(tune, tiny_run, tmp_path, capsys):
         shutil.copytree(tiny_run, run)
     tune.FLAGS(["tune_postprocess", f"--workdir={runs[0]},{runs[1]}", "--metric=dice", "--least_gain=0", "--workers=1"])
     assert tune.main() == 0
-    chosen, other = (read_postprocessing(run, Postprocessing(1, 2, 3)) for run in runs)
+    chosen, other = (read_postprocessing(run, Postprocessing(1, 2, 3, 4)) for run in runs)
     assert chosen == other
     written = json.loads((runs[1] / "postprocess.json").read_text())
     assert written["settings"] == {name: getattr(chosen, name) for name in written["settings"]}

@@ -12,6 +12,7 @@ from jaxbrats.inference.postprocess import (
     fill_holes,
     postprocess,
     read_postprocessing,
+    relabel_cores,
     relabel_enhancing,
     remove_components,
     write_postprocessing,
@@ -41,6 +42,25 @@ def test_small_components_go_whatever_their_labels():
     assert not remove_components(labels, MM, 28).any()
     assert remove_components(labels, MM, 0) is labels
     assert remove_components(empty(), MM, 5).dtype == np.uint8
+
+
+def test_small_cores_are_edema_and_others_stay():
+    labels = empty()
+    labels[1:8, 1:8, 1:8] = ED
+    labels[2:4, 2:4, 2:4] = NCR
+    labels[4, 4, 4] = ET  # 9 voxels, the last over a corner
+    labels[6, 6, 6], labels[6, 6, 7] = ET, NCR
+    labels[8, 9, 10] = ET  # without edema around it, which is for `remove_components`
+    np.testing.assert_array_equal(relabel_cores(labels, MM, 1), labels)
+    expected = labels.copy()
+    expected[8, 9, 10] = ED
+    np.testing.assert_array_equal(relabel_cores(labels, MM, 2), expected)
+    np.testing.assert_array_equal(relabel_cores(labels, (2, 2, 0.5), 4), expected)
+    expected[6, 6, 6:8] = ED
+    np.testing.assert_array_equal(relabel_cores(labels, MM, 2.5), expected)
+    np.testing.assert_array_equal(relabel_cores(labels, MM, 9), expected)
+    assert not np.isin(relabel_cores(labels, MM, 9.5), (NCR, ET)).any()
+    assert relabel_cores(labels, MM, 0) is labels
 
 
 def test_little_enhancing_tumour_is_necrosis():
@@ -99,10 +119,9 @@ def test_all_together_in_the_tumour_s_box_alone(seed, volume):
     labels = np.where(rng.random((9, 10, 11)) < rng.choice([0.02, 0.3, 0.8]), rng.integers(1, 4, (9, 10, 11)), 0)
     labels = np.pad(labels.astype(np.uint8), 2)
     original = labels.copy()
-    settings = Postprocessing(hole_mm3=volume, component_mm3=2 * volume, enhancing_mm3=3 * volume)
-    expected = relabel_enhancing(
-        remove_components(fill_holes(labels, SPACING, volume), SPACING, 2 * volume), SPACING, 3 * volume
-    )
+    settings = Postprocessing(hole_mm3=volume, component_mm3=2 * volume, core_mm3=volume, enhancing_mm3=3 * volume)
+    expected = remove_components(fill_holes(labels, SPACING, volume), SPACING, 2 * volume)
+    expected = relabel_enhancing(relabel_cores(expected, SPACING, volume), SPACING, 3 * volume)
     result = postprocess(labels, SPACING, settings)
     np.testing.assert_array_equal(result, expected)
     assert result.dtype == np.uint8
@@ -110,7 +129,7 @@ def test_all_together_in_the_tumour_s_box_alone(seed, volume):
 
 
 def test_nothing_there_stays_nothing():
-    settings = Postprocessing(5, 5, 5)
+    settings = Postprocessing(5, 5, 5, 5)
     assert not postprocess(empty(), MM, settings).any()
 
 
@@ -121,13 +140,16 @@ def test_settings_are_volumes(bad):
 
 
 def test_a_run_remembers_what_was_chosen(tmp_path):
-    settings = Postprocessing(10, 50, 200.5)
+    settings = Postprocessing(10, 50, 20, 200.5)
     write_postprocessing(tmp_path, settings, {"metric": "dice"})
     assert read_postprocessing(tmp_path, Postprocessing()) == settings
     assert json.loads((tmp_path / "postprocess.json").read_text()) == {
         "settings": dataclasses.asdict(settings),
         "chosen_by": {"metric": "dice"},
     }
+    # Written before a setting was there.
+    (tmp_path / "postprocess.json").write_text('{"settings": {"hole_mm3": 3, "component_mm3": 5, "enhancing_mm3": 7}}')
+    assert read_postprocessing(tmp_path, Postprocessing()) == Postprocessing(3, 5, 0, 7)
     asked = Postprocessing(enhancing_mm3=7)
     assert read_postprocessing(tmp_path / "untuned", asked) == asked
 

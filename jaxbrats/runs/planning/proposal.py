@@ -37,8 +37,8 @@ RECIPE: dict[str, Any] = {
     "schedule": "cosine",
     "ema": 0.999,
     "inference.mirror": True,
-    "postprocessing.component_mm3": 500.0,
-    "postprocessing.enhancing_mm3": 500.0,
+    "postprocessing.component_mm3": 1000.0,
+    "postprocessing.core_mm3": 200.0,
 }
 # nnU-Net's channels; a network of fewer levels has the first of them.
 FEATURES = (32, 64, 128, 256, 320, 320)
