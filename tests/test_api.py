@@ -66,8 +66,8 @@ def test_evaluate_gives_what_the_command_writes(tiny_run, tmp_path):
 def test_the_model_of_the_package_is_what_its_card_says():
     card = " ".join((pathlib.Path(jaxbrats.__file__).parent / "weights" / "demo.md").read_text().split())
     model = read_model("demo")
-    parts, enhancing = model.postprocessing.component_mm3, model.postprocessing.enhancing_mm3
-    assert f"Components under {parts:g} mm^3 are removed, and enhancing tumour under {enhancing:g} mm^3" in card
+    tumours, cores = model.postprocessing.component_mm3, model.postprocessing.core_mm3
+    assert f"Tumours under {tumours:g} mm^3 are removed, and tumour cores under {cores:g} mm^3 become edema" in card
     assert f"{model.step:,} steps" in card
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"]))
     assert f"{parameters / 1e6:.1f} million parameters" in card
