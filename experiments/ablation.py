@@ -103,6 +103,7 @@ LADDER = (
     Rung("12_ema", {"ema": 0.99}),
     Rung("13_mirrored_prediction", {"inference.mirror": True}, trains=False),
     Rung("14_postprocessing", {"postprocessing.component_mm3": 1000.0, "postprocessing.core_mm3": 200.0}, False),
+    Rung("15_threshold", {"model.thresholds": (0.5, 0.5, 0.2)}, trains=False),
 )
 ASIDE = (
     Rung("aside_dice_per_case", {"loss.dice_per": "case"}),

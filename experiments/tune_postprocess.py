@@ -31,6 +31,7 @@ from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.postprocess import STEPS, write_postprocessing
+from jaxbrats.model.heads import Head
 from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predicted, raw_cases
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError, printable
@@ -55,11 +56,20 @@ VOLUMES = (HOLES, COMPONENTS, CORES, ENHANCING)
 GRID = [Postprocessing(*volumes) for volumes in itertools.product(*VOLUMES)]
 
 
-def predictions(workdir: pathlib.Path, step: str, problems: list[InputError]) -> Iterator[Predicted]:
-    """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`."""
+def predictions(
+    workdir: pathlib.Path, step: str, problems: list[InputError], head: Head | None = None
+) -> Iterator[Predicted]:
+    """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`.
+
+    Args:
+        workdir: The run.
+        step: Its checkpoint.
+        problems: Grows.
+        head: What makes labels of the probabilities, if not the run's.
+    """
     record = read_record(workdir)
     network = load_network(workdir, record.settings, record.frame, step)
-    network = dataclasses.replace(network, postprocessing=Postprocessing())
+    network = dataclasses.replace(network, postprocessing=Postprocessing(), head=head or network.head)
     dataset = dataset_to_score(record, None)
     cases = cases_to_score(record, dataset, own=True, problems=problems)
     results = predicted(network, cases, raw_cases(dataset, cases, problems), folder=None)

@@ -68,6 +68,7 @@ def test_the_model_of_the_package_is_what_its_card_says():
     model = read_model("demo")
     tumours, cores = model.postprocessing.component_mm3, model.postprocessing.core_mm3
     assert f"Tumours under {tumours:g} mm^3 are removed, and tumour cores under {cores:g} mm^3 become edema" in card
+    assert model.head.thresholds == (0.5, 0.5, 0.2) and "from a probability of 0.2 on, the others from 0.5 on" in card
     assert f"{model.step:,} steps" in card
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"]))
     assert f"{parameters / 1e6:.1f} million parameters" in card

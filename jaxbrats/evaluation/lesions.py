@@ -92,6 +92,15 @@ class LesionMatch:
         """The components that meet no lesion, (M,)."""
         return np.setdiff1d(np.flatnonzero(self.component_voxels), self.pairs[1])
 
+    def scored(self, voxel_mm3: float, challenge: Challenge) -> np.ndarray:
+        """The lesions that are not too small to be scored, (M,)."""
+        return np.flatnonzero(self.lesion_voxels * voxel_mm3 > challenge.ignored_mm3)
+
+    def dice(self, lesions: np.ndarray) -> float:
+        """Mean over these lesions and the false positives, which count 0; 1 where there is neither."""
+        count = len(lesions) + len(self.false_positives())
+        return float(sum(map(self.dice_of, lesions)) / count) if count else 1.0
+
 
 def match_lesions(pred: np.ndarray, ref: np.ndarray, challenge: Challenge) -> LesionMatch:
     """Finds the lesions and components of one region and which of them meet.
@@ -132,19 +141,18 @@ def score_lesions(
     voxel_mm3 = float(np.prod(distances.spacing_mm))
     pred_elements = _Groups(match.components[tuple(distances.pred.voxels.T)])
     ref_elements = _Groups(match.lesions[tuple(distances.ref.voxels.T)])
-    dices, hd95s, missed = [], [], 0
-    for lesion in np.flatnonzero(match.lesion_voxels * voxel_mm3 > challenge.ignored_mm3):
+    lesions, hd95s, missed = match.scored(voxel_mm3, challenge), [], 0
+    for lesion in lesions:
         members = match.components_of(lesion)
         missed += not len(members)
-        dices.append(match.dice_of(lesion))
         hd95s.append(distances.between(pred_elements.of(members), ref_elements.of([lesion])).hd95_mm)
     false_positives = len(match.false_positives())
 
-    scored = len(dices) + false_positives
+    scored = len(lesions) + false_positives
     return LesionScores(
-        dice=float(sum(dices) / scored) if scored else 1.0,
+        dice=match.dice(lesions),
         hd95_mm=float((sum(hd95s) + false_positives * surfaces.MISSING_MM) / scored) if scored else 0.0,
-        true_positives=len(dices) - missed,
+        true_positives=len(lesions) - missed,
         false_positives=false_positives,
         false_negatives=missed,
     )
