@@ -36,6 +36,7 @@ from jaxbrats.evaluation.lesions import CHALLENGES, match_lesions
 from jaxbrats.evaluation.metrics import dice
 from jaxbrats.inference.postprocess import postprocess
 from jaxbrats.model.heads import RegionsHead
+from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -108,6 +109,10 @@ def main() -> int:
     """Predicts, scores, prints and writes; 1 if a case could not be used."""
     prepare_jax()
     runs = [pathlib.Path(run) for run in _WORKDIR.value]
+    for run in runs:
+        if read_record(run).settings.model.head != "regions":
+            hint = "Only with model.head = regions is there a threshold for each"
+            raise InputError("was trained on labels, not on regions", file=run, hint=hint)
     settings = from_config(load_config(_CONFIG.value))
     problems: list[InputError] = []
     scores = [

@@ -1,11 +1,13 @@
 """Thresholds from patients that runs did not train on: what is kept of the probabilities, scores, choice."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
 from jaxbrats import commands
+from jaxbrats.config import from_config
 from jaxbrats.config.inference import Postprocessing
 from jaxbrats.evaluation.evaluate import Predicted
 from jaxbrats.evaluation.metrics import score_case
@@ -49,6 +51,10 @@ def test_scores_are_those_of_evaluation(tune):
 
 
 def test_each_run_gets_what_was_best_for_the_others(tune, tiny_run, tiny_config, tmp_path, monkeypatch, capsys):
+    assert commands.run_program(tune, "tune_thresholds", [f"--workdir={tiny_run}"]) == 1
+    assert "was trained on labels, not on regions" in capsys.readouterr().err
+    regions = from_config({"model": {"head": "regions"}})
+    monkeypatch.setattr(tune, "read_record", lambda _: types.SimpleNamespace(settings=regions))
     scores = iter(np.eye(12)[[3, 3, 5, 5]][..., None, None] * np.ones((2, 3)))
     monkeypatch.setattr(tune, "score", lambda *_: next(scores))
     monkeypatch.setattr(
