@@ -19,6 +19,7 @@ from typing import Any
 import benchmarking
 import numpy as np
 import tune_postprocess
+from ablation import interval
 from absl import flags
 
 from jaxbrats import commands
@@ -145,7 +146,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         for way in WAYS:
             values = np.array([case[way][metric] for case in cases])
             columns = [*values.T, values.mean(axis=1)]
-            lines.append(f"| {name}, {way} | {' | '.join(map(interval, columns))} |")
+            lines.append(f"| {name}, {way} | {' | '.join(interval(describe(column), 3) for column in columns)} |")
     lines += ["", f"| patient | {' | '.join(REGIONS)} | ET post-processed | ET in the reference, mm^3 | predicted |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for case in cases:
@@ -165,13 +166,6 @@ def _settings_text(settings: Sequence[dict[str, float]]) -> str:
         for one in settings
     ]
     return texts[0] if len(set(texts)) == 1 else "; ".join(f"fold {fold}: {text}" for fold, text in enumerate(texts))
-
-
-def interval(values: np.ndarray) -> str:
-    """The mean with its interval."""
-    described = describe(values.tolist())
-    mean = f"{described['mean']:.3f}"
-    return mean if described["ci_low"] is None else f"{mean} ({described['ci_low']:.3f} to {described['ci_high']:.3f})"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
     python experiments/cross_validate.py --config=configs/brats_3mm.py:raw_dir=COHORT --workdir=CV --folds=4
     python experiments/tune_thresholds.py --workdir=CV/fold_0,CV/fold_1,CV/fold_2,CV/fold_3 --step=latest
 
-Each case is predicted once, by the run that did not train on it, and decoded with every combination of `THRESHOLDS` (of
-WT and TC 0.5 alone: of 20 patients, each fold chose others); then comes the post-processing of --config. The best has
-the highest mean of Dice and lesion-wise Dice over WT, TC and ET. With several runs, a case is scored with what was best
-on the cases of the other runs: that is what the choice is worth to new patients. The best on all is for a config,
-`model.thresholds`, or `jaxbrats predict --thresholds`.
+Each case is predicted once, by the run that did not train on it, and decoded with every combination of `THRESHOLDS`;
+then comes the post-processing of --config. The best has the highest mean of Dice and lesion-wise Dice over WT, TC and
+ET. With several runs, a case is scored with what was best on the cases of the other runs: that is what the choice is
+worth to new patients. The best on all is for a config, `model.thresholds`, or `jaxbrats predict --thresholds`.
 Writes results/thresholds.md and .json.
 """
 
@@ -22,8 +21,8 @@ from typing import Any
 import benchmarking
 import numpy as np
 import tune_postprocess
+from ablation import interval
 from absl import flags
-from real_patients import interval
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import prepare_jax
@@ -34,6 +33,7 @@ from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.evaluation.evaluate import Predicted
 from jaxbrats.evaluation.lesions import CHALLENGES, match_lesions
 from jaxbrats.evaluation.metrics import dice
+from jaxbrats.evaluation.statistics import describe
 from jaxbrats.inference.postprocess import postprocess
 from jaxbrats.model.heads import RegionsHead
 from jaxbrats.runs.record import read_record
@@ -173,7 +173,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     for number, metric in enumerate(METRICS):
         for way, scores in report["scores"].items():
             values = np.array(scores)[:, number]
-            cells = [interval(of) for of in (*values.T, values.mean(axis=1))]
+            cells = [interval(describe(of), 3) for of in (*values.T, values.mean(axis=1))]
             lines.append(f"| {metric} | {rows[way]} | {' | '.join(cells)} |")
     lines += ["", benchmarking.machine_line(report["machine"]), ""]
     lines.append(f"`python experiments/tune_thresholds.py --workdir=RUN,... --step={report['step']}`")

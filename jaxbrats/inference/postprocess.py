@@ -9,6 +9,7 @@ RUN/postprocess.json.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -85,43 +86,31 @@ def fill_holes(labels: np.ndarray, spacing_mm: Sequence[float], up_to_mm3: float
     return filled
 
 
-def remove_components(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
-    """Turns tumours under a volume into background; all labels together make a tumour, with 26 neighbours.
-
-    Args:
-        labels: Project labels `(X, Y, Z)`.
-        spacing_mm: Voxel size along x, y, z.
-        under_mm3: The least volume that stays; 0 keeps all.
-
-    Returns:
-        The labels, a new array where anything changes.
-    """
-    return _relabel_small(labels, "WT", spacing_mm, under_mm3, BACKGROUND)
-
-
-def relabel_cores(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
-    """Turns tumour cores under a volume into edema; necrosis and enhancing tumour make a core, with 26 neighbours.
-
-    Args:
-        labels: Project labels `(X, Y, Z)`.
-        spacing_mm: Voxel size along x, y, z.
-        under_mm3: The least volume that stays; 0 keeps all.
-
-    Returns:
-        The labels, a new array where anything changes.
-    """
-    return _relabel_small(labels, "TC", spacing_mm, under_mm3, ED)
-
-
-def _relabel_small(
-    labels: np.ndarray, region: str, spacing_mm: Sequence[float], under_mm3: float, label: int
+def relabel_components(
+    labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float, *, region: str, label: int
 ) -> np.ndarray:
+    """Gives the connected components (26 neighbours) of a region that are under a volume another label.
+
+    Args:
+        labels: Project labels `(X, Y, Z)`.
+        spacing_mm: Voxel size along x, y, z.
+        under_mm3: The least volume that stays; 0 keeps all.
+        region: One of WT, TC and ET, whose labels together make a component.
+        label: What becomes of the others.
+
+    Returns:
+        The labels, a new array where anything changes.
+    """
     if not under_mm3:
         return labels
     components = cc3d.connected_components(region_mask(labels, region), connectivity=26)
     small = np.bincount(components.ravel()) * math.prod(spacing_mm) < under_mm3
     small[0] = False
     return np.where(small[components], labels.dtype.type(label), labels) if small.any() else labels
+
+
+remove_components = functools.partial(relabel_components, region="WT", label=BACKGROUND)
+relabel_cores = functools.partial(relabel_components, region="TC", label=ED)
 
 
 def relabel_enhancing(labels: np.ndarray, spacing_mm: Sequence[float], under_mm3: float) -> np.ndarray:
