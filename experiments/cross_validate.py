@@ -7,6 +7,9 @@ DIR/data. The same command again goes on where it was stopped; folds that are fi
 --config.data.fold=K elsewhere, are not trained again. `jaxbrats predict --workdir=DIR/fold_0,DIR/fold_1,...` is their
 ensemble.
 
+{fold} in the config's arguments is the fold's number: --config='FILE:init_from=OTHER/fold_{fold}' begins each fold with
+the network of that fold of another cross-validation, which has not learned from its validation patients.
+
     DIR/cases.csv      the score table of all cases, each by the fold that did not train on it
     DIR/summary.csv    each region and metric over the patients, of whom several scans count as one, their mean
     DIR/summary.md     the same as a table, with bootstrap 95 % intervals of the means, and the Dice of each fold
@@ -55,7 +58,7 @@ def main() -> int:
     for fold, run in enumerate(runs):
         code = train_program.run(
             [
-                f"--config={_CONFIG.value}",
+                f"--config={_CONFIG.value.replace('{fold}', str(fold))}",
                 f"--workdir={run}",
                 f"--config.data.dir={arrays}",
                 f"--config.data.folds={len(runs)}",

@@ -75,7 +75,8 @@ class Settings:
         schedule: Learning rate over the steps after the warm-up; cosine and polynomial (of power 0.9) fall to zero.
         ema: Decay of the moving average of the weights, such as 0.999, which then is what is validated and predicts; 0
             for none.
-        init_from: Run whose best checkpoint the network begins with, as far as it fits; empty for a random beginning.
+        init_from: What the network begins with, as far as it fits: a run (its best checkpoint), an exported FILE.npz or
+            a model of the package such as demo; empty for a random beginning.
         dtype: Type of the activations.
         remat: Whether activations are computed again in the backward pass, for less memory.
         conv: Algorithm of the convolutions; auto takes the fastest of the processor, direct XLA's own.

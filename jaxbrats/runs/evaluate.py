@@ -35,7 +35,7 @@ from jaxbrats.inference.network import Network
 from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.runs.networks import run_network
-from jaxbrats.runs.record import RunRecord, check_data, portable, read_record
+from jaxbrats.runs.record import RunRecord, check_data, patients_trained_on, portable, read_record
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
@@ -129,7 +129,7 @@ def _holds_own(record: RunRecord, dataset: Dataset) -> bool:
 
 def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]:
     """The cases of a folder without those of patients that the run was trained on."""
-    patients = {record.cases[name].patient for name in record.split.train}
+    patients = patients_trained_on(record)
     return [case for case in dataset.cases if case.patient not in patients]
 
 

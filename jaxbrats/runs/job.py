@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Collection
 
 import jax
 
@@ -60,7 +61,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
         settings = adopt_preprocessing(settings, dataset)
         begins = settings.init_from and not checkpoints.has_checkpoints(workdir)
         beginning = load_beginning(settings) if begins else None
-        record, cases = _begin(settings, workdir, dataset)
+        record, cases = _begin(settings, workdir, dataset, beginning.record["patients"] if beginning else ())
     training, validation = cases[: len(record.split.train)], cases[len(record.split.train) :]
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {dataset.folder}")
     settings = balance(settings, training)
@@ -185,11 +186,20 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
         raise InputError(problem, file=dataset.folder, hint=hint) from error
 
 
-def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple[RunRecord, list[ArrayCase]]:
+def _begin(
+    settings: Settings, workdir: pathlib.Path, dataset: Dataset, learned: Collection[str]
+) -> tuple[RunRecord, list[ArrayCase]]:
     """The record of the run, written now where the run begins, and its training and then its validation cases.
 
+    Args:
+        settings: With what the arrays were really made with.
+        workdir: The run's folder.
+        dataset: Its arrays.
+        learned: Patients whom the network that the run begins with has learned from.
+
     Raises:
-        InputError: the run in this folder has other settings or other data, or there is no case to validate on.
+        InputError: the run in this folder has other settings or other data, or there is no case to validate on, or one
+            of a patient among `learned`.
     """
     if records.has_record(workdir):
         record = records.read_record(workdir)
@@ -220,6 +230,14 @@ def _begin(settings: Settings, workdir: pathlib.Path, dataset: Dataset) -> tuple
             hint="Two patients at least are needed, one to train on and one to validate on",
         )
     cases = identified(dataset.select([*split.train, *split.val]))
+    validated = {case.patient for case in cases[len(split.train) :]}
+    if seen := sorted(validated.intersection(learned)):
+        raise InputError(
+            f"its network has learned from {len(seen)} of the {len(validated)} patients of the validation set, such as "
+            f"{seen[0]}: scores would say nothing of new patients",
+            file=settings.init_from,
+            hint="Split as for that run, by config.data.fold, split_seed or split",
+        )
     return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
 
 

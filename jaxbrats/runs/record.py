@@ -4,7 +4,7 @@
                          "cases": {NAME: {"patient", "image", "mask"}}}, "code", "versions", "machine"}
     RUN/starts.jsonl    a line for each start: when, after which step, the settings that it changed (balanced
                         weights with the numbers they came to), code, versions, machine; of a run that begins with
-                        another's network, which and what of it
+                        a trained network, which, what of it and, where it is a run's, the patients it learned from
 
 `settings.data` holds what the arrays were really made with and `data.frame` how their voxels lie; prediction brings new
 patients to both. `data.cases` holds the checksums of the arrays that the run began with: what identifies data is its
@@ -116,6 +116,12 @@ def read_record(workdir: str | pathlib.Path) -> RunRecord:
         ) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"is not a run's config.json ({error})", file=path, hint=_HINT) from error
+
+
+def patients_trained_on(record: RunRecord) -> set[str]:
+    """The patients whom a run's network has learned from, in the run and in those that it goes on from."""
+    began_with = (_starts(record.workdir) or [{}])[0].get("init_from", {})
+    return {record.cases[name].patient for name in record.split.train} | set(began_with.get("patients", ()))
 
 
 def begin_record(

@@ -79,8 +79,10 @@ def test_every_patient_is_scored_once_by_the_fold_that_did_not_train_on_it(
 
 def test_a_fold_that_is_stopped_or_fails_ends_it(tiny_config, tmp_path, monkeypatch):
     codes = iter([0, 143])
-    monkeypatch.setattr(main, "run", lambda arguments: next(codes))
-    assert run(tiny_config, tmp_path) == 143
+    configs = []
+    monkeypatch.setattr(main, "run", lambda arguments: configs.append(arguments[0]) or next(codes))
+    assert run(f"{tiny_config}:init_from=other/fold_{{fold}}", tmp_path) == 143
+    assert configs == [f"--config={tiny_config}:init_from=other/fold_{fold}" for fold in (0, 1)]
     monkeypatch.setattr(main, "run", lambda arguments: 1)
     assert run(tiny_config, tmp_path) == 1
     assert not (tmp_path / "cases.csv").exists()

@@ -10,9 +10,10 @@ import pytest
 from jaxbrats import main
 from jaxbrats.config.file import load_config
 from jaxbrats.config.settings import from_config
+from jaxbrats.inference.exported import read_model, write_model
 from jaxbrats.inference.network import load_network
 from jaxbrats.runs import finetune
-from jaxbrats.runs.record import read_record
+from jaxbrats.runs.record import patients_trained_on, read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.train.loop import train
 
@@ -69,15 +70,34 @@ def test_what_is_not_loaded_is_told(settings, capsys):
 
 
 def test_a_network_of_which_nothing_fits_is_refused(settings):
-    with pytest.raises(InputError, match=r"nothing of this run's network fits .* encoder_0/conv_0 .*config.init_from"):
+    with pytest.raises(InputError, match=r"nothing of this network fits .* encoder_0/conv_0 .*config.init_from"):
         finetune.load_beginning(settings(model__features="5,7"))
 
 
-def test_a_run_without_record_is_refused_before_anything_is_written(tiny_config, tiny_data, tmp_path, capsys):
+def test_a_network_that_is_not_there_is_refused_before_anything_is_written(tiny_config, tiny_data, tmp_path, capsys):
     arguments = [f"--config={tiny_config}", f"--config.data.dir={tiny_data}", "--config.init_from=/nowhere"]
     assert main.run([*arguments, f"--workdir={tmp_path / 'run'}"]) == 1
-    assert "/nowhere: holds no config.json, so it is not a training run" in capsys.readouterr().err
+    assert "there is no such folder or model /nowhere; with the package come: demo" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_validation_patient_that_it_learned_from_is_refused(tiny_run, tiny_config, tiny_data, tmp_path, capsys):
+    arguments = [f"--config={tiny_config}", f"--config.data.dir={tiny_data}", f"--config.init_from={tiny_run}"]
+    arguments += ["--config.data.folds=2", "--config.data.fold=1", f"--workdir={tmp_path / 'run'}"]
+    assert main.run(arguments) == 1
+    told = capsys.readouterr().err
+    assert f"{tiny_run}: its network has learned from " in told
+    assert " of the 4 patients of the validation set" in told
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_file_begins_like_the_run_that_it_was_exported_from(settings, trained, tiny_run, tmp_path):
+    path = tmp_path / "network.npz"
+    write_model(path, trained, read_record(tiny_run).settings, {})
+    begins = finetune.load_beginning(settings(init_from=str(path)))
+    jax.tree.map(np.testing.assert_array_equal, begins.variables["params"], read_model(path).variables["params"])
+    assert begins.record["network"] == str(path)
+    assert begins.record["patients"] == []
 
 
 def test_only_a_fresh_run_begins_with_it(tiny_run, tiny_config, tiny_data, tmp_path, training_alone, monkeypatch):
@@ -97,8 +117,12 @@ def test_only_a_fresh_run_begins_with_it(tiny_run, tiny_config, tiny_data, tmp_p
     assert main.run([*arguments, "--config.num_epochs=2"]) == 0
     starts = [json.loads(line) for line in (workdir / "starts.jsonl").read_text().splitlines()]
     assert [("init_from" in start, start["step"] > 0) for start in starts] == [(True, False), (False, True)]
-    assert starts[0]["init_from"]["run"] == str(source.resolve())
+    assert starts[0]["init_from"]["network"] == str(source.resolve())
     assert [one is None for one in given] == [False, True]
+    # Evaluation leaves out the patients of both.
+    learned = patients_trained_on(read_record(workdir))
+    assert starts[0]["init_from"]["patients"] == sorted(patients_trained_on(read_record(tiny_run)))
+    assert learned >= set(starts[0]["init_from"]["patients"])
     # With so small a learning rate the network is still the one it began with.
     record = read_record(workdir)
     jax.tree.map(
