@@ -18,6 +18,7 @@ setup(
     packages=find_packages(include=["jaxbrats", "jaxbrats.*"]),
     package_data={
         "jaxbrats": ["weights/*"],
+        "jaxbrats.system.gpus": ["*.txtpb"],
         "jaxbrats.report.pages": ["assets/*", "templates/*"],
         "jaxbrats.model.native": ["*.cc", "*.h"],
     },

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import benchmarking
-import gpu_program  # sets what XLA reads when it starts
+import gpu_program
 import jax
 from absl import flags
 from jax.sharding import SingleDeviceSharding
@@ -24,6 +24,7 @@ from jaxbrats.config.settings import Settings
 from jaxbrats.inference.network import shapes_of
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json
+from jaxbrats.system.gpus import compile_for_descriptions, described_gpus
 from jaxbrats.train.state import make_model
 
 FLAGS = flags.FlagValues()
@@ -41,7 +42,7 @@ def described(card: str) -> str:
     for name in gpu_program.RATES:
         if name in card.replace(" ", "").lower():
             return name
-    hint = "Add gpu_targets/NAME.txtpb and its rates to gpu_program.py, or give --device"
+    hint = "Add jaxbrats/system/gpus/NAME.txtpb and its rates to gpu_program.py, or give --device"
     raise InputError(
         f"no description of a card is named in {card!r}; there are {', '.join(gpu_program.RATES)}", hint=hint
     )
@@ -103,12 +104,12 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> int:
     """Compiles, compares and writes."""
-    jax.config.update("jax_platforms", "cpu")
+    compile_for_descriptions()
     results = {}
     for report in map(read_json, map(pathlib.Path, _MEASURED.value)):
         device = _DEVICE.value or described(report["device"])
         name = f"{report['size']}^3, batch {report['batch']}, {report['dtype']}, {report['device']}, {device}"
-        results[name] = beside_bounds(report, device, gpu_program.find_devices(device, 1))
+        results[name] = beside_bounds(report, device, described_gpus(device))
     benchmarking.write("gpu_bounds", results, markdown(results), pathlib.Path(_OUT.value))
     return 0
 

@@ -16,24 +16,16 @@ not a measurement: cuDNN's choice of algorithm, its workspace and its own conver
 import dataclasses
 import importlib.metadata
 import math
-import os
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
-
-# The machine code is thrown away: it need not be good. Layouts, fusion and buffers are settled before.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
-)
 
 import benchmarking
 import jax
 import numpy as np
 from absl import flags
 from hlo_text import Kernel, kernels
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from jaxbrats import commands
@@ -44,14 +36,13 @@ from jaxbrats.inference.predictor import probabilities_of
 from jaxbrats.inference.sliding_window import padded_shape
 from jaxbrats.inference.validation import jit_validation_step
 from jaxbrats.model.losses import make_loss
-from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json, write_json, write_text
+from jaxbrats.system.gpus import compile_for_descriptions, described_gpus, published
 from jaxbrats.train.compilation import TOTAL_STEPS, compile_step, start_shapes
 from jaxbrats.train.mesh import batch_shapes, make_mesh
 from jaxbrats.train.state import make_head, make_model
 from jaxbrats.train.step import device_memory
 
-TARGETS = pathlib.Path(__file__).parent / "gpu_targets"
 SCAN = (240, 240, 155)  # voxels of a BraTS volume
 
 
@@ -84,20 +75,6 @@ _DEVICE = flags.DEFINE_enum("device", "h100", list(RATES), "The GPU.", flag_valu
 _DEVICES = flags.DEFINE_integer("devices", 1, "How many of them.", lower_bound=1, flag_values=FLAGS)
 _HLO = flags.DEFINE_string("hlo", None, "File for the text of the training step.", flag_values=FLAGS)
 _OUT = flags.DEFINE_string("out", str(benchmarking.RESULTS), "Folder of the results.", flag_values=FLAGS)
-
-
-def find_devices(device: str, count: int) -> Sequence[jax.Device]:
-    """GPUs to compile for.
-
-    Raises:
-        InputError: JAX's CUDA plugin is not installed.
-    """
-    target = (TARGETS / f"{device}.txtpb").read_text()
-    try:
-        return topologies.get_topology_desc("", "cuda", target_config=target, topology=f"1x1x{count}").devices
-    except NotImplementedError as error:
-        hint = "pip install '.[cuda]', or 'jax[cuda13]' of the version of jax; it needs neither GPU nor driver"
-        raise InputError("compiling for a GPU needs JAX's CUDA plugin, which is not installed", hint=hint) from error
 
 
 def training_step(settings: Settings, devices: Sequence[jax.Device]) -> jax.stages.Compiled:
@@ -165,11 +142,13 @@ def _sums(found: Sequence[Kernel]) -> dict[str, float]:
 
 def bound(kernel: Kernel, device: str) -> float:
     """Seconds that all runs of a kernel take at least."""
-    bandwidth = re.search(r"memory_bandwidth: (\d+)", (TARGETS / f"{device}.txtpb").read_text())
     rates = RATES[device]
     if kernel.collective:
         return kernel.bytes / 2 / rates.link
-    return max(kernel.bytes / int(bandwidth[1]), kernel.flops / (rates.tf32 if kernel.dtype == "f32" else rates.bf16))
+    return max(
+        kernel.bytes / published(device, "memory_bandwidth"),
+        kernel.flops / (rates.tf32 if kernel.dtype == "f32" else rates.bf16),
+    )
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -220,9 +199,9 @@ def _cell(sums: dict[str, float] | None) -> str:
 
 def main() -> int:
     """Compiles, counts, prints and writes."""
-    jax.config.update("jax_platforms", "cpu")
+    compile_for_descriptions()
     settings = from_config(load_config(_CONFIG.value))
-    device, devices = _DEVICE.value, find_devices(_DEVICE.value, _DEVICES.value)
+    device, devices = _DEVICE.value, described_gpus(_DEVICE.value, _DEVICES.value)
     step = training_step(settings, devices)
     if _HLO.value:
         write_text(pathlib.Path(_HLO.value), step.as_text())

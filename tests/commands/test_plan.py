@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxbrats import commands, main
+from jaxbrats.commands import plan as command
 from jaxbrats.config import from_config, load_config
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.runs.planning import proposal
@@ -89,9 +90,9 @@ def test_a_plan_fits_and_trains(tiny_cohort, tmp_path, small_networks, training_
 
 def test_less_memory_gives_a_smaller_patch(tiny_cohort, small_networks):
     facts = measure(tiny_cohort, workers=1)
-    whole = propose(facts, GB)
+    whole = propose(facts, GB, jax.devices()[0])
     limit = whole.needed_bytes - 1
-    smaller = propose(facts, int(limit / 0.9))
+    smaller = propose(facts, int(limit / 0.9), jax.devices()[0])
     assert smaller.needed_bytes <= limit < whole.needed_bytes
     assert np.prod(smaller.settings["data.patch"]) < np.prod(whole.settings["data.patch"])
 
@@ -121,7 +122,7 @@ def test_what_is_measured_is_what_preprocessing_makes(tiny_cohort, tmp_path):
     ],
 )
 def test_the_patch_shrinks_then_activations_are_computed_again(counted, memory, patch, remat, batch):
-    found = propose(FACTS, int(memory * GB))
+    found = propose(FACTS, int(memory * GB), jax.devices()[0])
     assert found.settings["data.patch"] == patch
     assert found.settings.get("remat", False) == remat
     assert found.settings["batch_size"] == batch
@@ -133,7 +134,7 @@ def test_the_patch_shrinks_then_activations_are_computed_again(counted, memory, 
 
 def test_a_device_where_it_saves_nothing_computes_nothing_again(counted, monkeypatch):
     monkeypatch.setattr(proposal, "step_memory", lambda settings, mesh: 600 * 2 * int(np.prod(settings.data.patch)))
-    found = propose(FACTS, int(0.9 * GB))
+    found = propose(FACTS, int(0.9 * GB), jax.devices()[0])
     assert found.settings["data.patch"] == (80, 80, 96)
     assert "remat" not in found.settings
 
@@ -142,9 +143,9 @@ def test_each_number_has_its_reason(counted, tmp_path):
     folder = pathlib.Path('/data/a """ \\ b\n')  # a name may hold anything
     thick = Frame("LPS", (1.0, 1.0, 5.0))
     facts = dataclasses.replace(FACTS, raw_dir=folder, frame=thick, boxes=((138, 173, 28),) * 100)
-    found = propose(facts, int(0.5 * GB))
+    found = propose(facts, int(0.5 * GB), jax.devices()[0])
     out = tmp_path / "planned.py"
-    out.write_text(config_text(facts, found, "planned.py", "500MB"))
+    out.write_text(config_text(facts, found, "planned.py", "--memory=500MB"))
     settings = from_config(load_config(out))
     assert settings in counted
     assert settings.data.raw_dir == str(folder)
@@ -176,9 +177,9 @@ def test_the_recipe_is_that_of_the_config_for_real_cohorts():
 
 def test_a_device_that_is_too_small_is_told(counted):
     with pytest.raises(InputError, match=r"smallest patch, 40x48x48, needs 0\.\d+ GiB.*Use a device with more memory"):
-        propose(FACTS, GB // 100)
+        propose(FACTS, GB // 100, jax.devices()[0])
     with pytest.raises(InputError, match="brains of 8 voxels along an axis or more, found 5x5x5"):
-        propose(dataclasses.replace(FACTS, boxes=((5, 5, 5),)), GB)
+        propose(dataclasses.replace(FACTS, boxes=((5, 5, 5),)), GB, jax.devices()[0])
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,24 @@ def test_what_cannot_be_planned_is_one_line(tiny_cohort, tmp_path, capsys, flags
     printed = capsys.readouterr()
     assert message in printed.err
     assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
+def test_a_card_is_planned_for_by_its_description(tiny_cohort, tmp_path, small_networks, monkeypatch, capsys):
+    """As far as that goes without JAX's CUDA plugin: a CPU stands in for what the description gives."""
+    asked = []
+    monkeypatch.setattr(command, "compile_for_descriptions", lambda: None)
+    monkeypatch.setattr(command, "described_gpus", lambda card: asked.append(card) or jax.devices()[2:])
+    out = tmp_path / "planned.py"
+    arguments = ["plan", f"--raw={tiny_cohort}", "--card=rtx4090", f"--out={out}", "--workers=1"]
+    assert commands.run(arguments) == 0
+    assert asked == ["rtx4090"]
+    assert f" of {0.9 * 25_757_220_864 / proposal.GIB:.2f} GiB" in capsys.readouterr().out
+    assert f"plan --raw={tiny_cohort} --card=rtx4090 --out={out}\n" in out.read_text()
+
+
+def test_without_memory_and_card_there_is_nothing_to_plan_for(tiny_cohort, tmp_path, capsys):
+    assert commands.run(["plan", f"--raw={tiny_cohort}", f"--out={tmp_path / 'planned.py'}"]) == 1
+    assert "expected --memory=8GB, that of the device that will train, or --card" in capsys.readouterr().err
 
 
 def test_a_cohort_without_segmentations_is_refused(tmp_path, capsys):

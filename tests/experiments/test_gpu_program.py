@@ -25,10 +25,11 @@ def test_settings_of_the_command_line():
 def test_memory(config, step, window):
     import gpu_program
 
+    from jaxbrats.system.gpus import described_gpus
     from jaxbrats.train.step import device_memory
 
     settings = from_config(load_config(f"configs/{config}.py"))
-    devices = gpu_program.find_devices("8gb", 1)
+    devices = described_gpus("8gb")
     assert device_memory(gpu_program.training_step(settings, devices)) < step * GB
     program, beside = gpu_program.window_step(settings, devices[0])
     assert device_memory(program) + beside < window * GB

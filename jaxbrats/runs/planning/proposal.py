@@ -81,8 +81,8 @@ class Proposal:
     device: str
 
 
-def propose(facts: Facts, memory: int) -> Proposal:
-    """Compiles training steps for the first device there is, running none, until the largest is found.
+def propose(facts: Facts, memory: int, device: jax.Device) -> Proposal:
+    """Compiles training steps for a device, running none, until the largest is found.
 
     Patches shrink from the brain's box to half of it; where that does not fit either, activations are computed again,
     if that saves memory on this device, and patches shrink from the whole box to a quarter. A whole box that fits gets
@@ -91,11 +91,11 @@ def propose(facts: Facts, memory: int) -> Proposal:
     Args:
         facts: From `measure`.
         memory: Bytes of the device.
+        device: What to compile for; one of `described_gpus` need not be there.
 
     Raises:
         InputError: the brain is too small for any network, or the memory for the smallest patch.
     """
-    device = jax.local_devices()[0]
     mesh = jax.sharding.Mesh(np.array([[device]]), ("data", "space"))
     limit = int(memory * Settings().gpu_memory_fraction)
 

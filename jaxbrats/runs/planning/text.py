@@ -19,17 +19,17 @@ from jaxbrats.train.loop import PREFETCH
 _WIDTH = 116
 
 
-def config_text(facts: Facts, proposal: Proposal, name: str, memory: str) -> str:
+def config_text(facts: Facts, proposal: Proposal, name: str, asked: str) -> str:
     """The Python file.
 
     Args:
         facts: From `measure`.
         proposal: From `propose`.
         name: Of the file, for the command in its docstring.
-        memory: As it was asked for, 8GB.
+        asked: The device as it was asked for: --memory=8GB or --card=rtx4090.
     """
     reasons = _reasons(facts, proposal)
-    lines = [_docstring(facts, proposal, name, memory), "", "from ml_collections import ConfigDict", ""]
+    lines = [_docstring(facts, proposal, name, asked), "", "from ml_collections import ConfigDict", ""]
     lines += ["from jaxbrats import config", "", "", "def get_config() -> ConfigDict:"]
     lines += ['    """What differs from the defaults, and why."""', "    settings = config.default()"]
     for setting, value in proposal.settings.items():
@@ -39,24 +39,27 @@ def config_text(facts: Facts, proposal: Proposal, name: str, memory: str) -> str
     return "\n".join([*lines, "    return settings", ""])
 
 
-def _docstring(facts: Facts, proposal: Proposal, name: str, memory: str) -> str:
-    asked = f"jaxbrats plan --raw={facts.raw_dir} --memory={memory} --out={name}"
+def _docstring(facts: Facts, proposal: Proposal, name: str, asked: str) -> str:
+    written_by = f"jaxbrats plan --raw={facts.raw_dir} {asked} --out={name}"
     account = (
         f"Compiled for a {proposal.platform.upper()} ({proposal.device}). By XLA's account of that program a training "
         f"step takes {proposal.step_bytes / GIB:.2f} GiB ({proposal.step_bytes:,} bytes), and "
         f"{proposal.needed_bytes / GIB:.2f} GiB with the {PREFETCH} batches that wait for it, of the "
         f"{proposal.limit_bytes / GIB:.2f} GiB that JAX may take (gpu_memory_fraction). Another platform's program "
-        "takes another amount: plan on the machine that will train. Training prints what its own step takes."
+        "takes another amount: plan on the machine that will train, or give its --card. Training prints what its own "
+        "step takes."
     )
     recipe = (
         "What does not follow from the cohort is the recipe of configs/brats.py, at the end. The number of epochs is "
         "the default: give it the time you have."
     )
     expect = "Expect no score yet: this is a plan, nothing was trained."
-    opening = f"A plan for {len(facts.boxes)} of {facts.found} cases of {facts.raw_dir.name}, in {memory} of memory."
+    opening = f"A plan for {len(facts.boxes)} of {facts.found} cases of {facts.raw_dir.name}."
     paragraphs = ["\n".join(textwrap.wrap(text, 120, break_long_words=False)) for text in (account, recipe, expect)]
     command = f"    python -m jaxbrats.main --config={name}"
-    text = "\n\n".join([printable(opening), printable(command), "Written by:", f"    {printable(asked)}", *paragraphs])
+    text = "\n\n".join(
+        [printable(opening), printable(command), "Written by:", f"    {printable(written_by)}", *paragraphs]
+    )
     escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return f'"""{escaped}\n"""'
 
