@@ -69,6 +69,12 @@ _MODE = flags.DEFINE_enum(
     "centre.",
     flag_values=FLAGS,
 )
+_WINDOW = flags.DEFINE_string(
+    "window",
+    None,
+    "Size X,Y,Z in voxels of the windows; by default the run's. Larger ones show more at once, for more memory.",
+    flag_values=FLAGS,
+)
 _OVERLAP = flags.DEFINE_float(
     "overlap",
     None,
@@ -125,6 +131,7 @@ def main() -> int:
     maps = [name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value]
     options = {
         "mode": _MODE.value,
+        **({"window": inference.window} if inference.window else {}),
         "overlap": inference.overlap,
         "mirror": inference.mirror,
         "postprocess": dataclasses.asdict(postprocessing),
@@ -182,17 +189,24 @@ def _networks() -> list[Network]:
     """
     networks = [run_network(read_record(workdir), _STEP.value) for workdir in _WORKDIR.value or []]
     networks += [read_model(name) for name in _MODEL.value or []]
-    given = {"overlap": _OVERLAP.value, "mirror": _MIRROR.value}
+    kind = typed.type_of(Settings, "inference.window")
+    window = None if _WINDOW.value is None else typed.read(kind, _WINDOW.value, "--window")
+    given = {"window": window, "overlap": _OVERLAP.value, "mirror": _MIRROR.value}
     given = {name: value for name, value in given.items() if value is not None}
     networks = [
         dataclasses.replace(
             network,
+            window=window or network.window,
             head=_with_thresholds(network.head),
             inference=dataclasses.replace(network.inference, **given),
             postprocessing=network.postprocessing if _POSTPROCESS.value else Postprocessing(),
         )
         for network in networks
     ]
+    for network in networks if window else ():
+        if any(size % divisor for size, divisor in zip(window, network.divisors, strict=True)):
+            problem = f"expected multiples of {network.divisors}, by which the network divides it, found {window}"
+            raise InputError(f"--window: {problem}", file=network.workdir)
     check_ensemble(networks)
     return networks
 

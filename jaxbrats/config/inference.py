@@ -11,15 +11,20 @@ class Inference:
     """How evaluation and prediction apply the network; validation while training does without mirroring.
 
     Attributes:
+        window: Size (X, Y, Z) in voxels of the windows; None for what the network is trained on, the patch or the
+            whole array. A larger one shows more of the brain at once, for more memory.
         overlap: Least share of a window that the next one covers.
         mirror: Whether to average over the eight mirrorings of the image too (the four of a slice); takes eight times
             as long.
     """
 
+    window: tuple[int, int, int] | None = None
     overlap: float = 0.5
     mirror: bool = False
 
     def __post_init__(self) -> None:
+        window = self.window
+        need(window is None or min(window) >= 1, "inference.window needs three sizes of 1 or more, or none", window)
         need(0 <= self.overlap <= 0.9, "inference.overlap is from 0 to 0.9", self.overlap)
 
 

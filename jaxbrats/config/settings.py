@@ -131,13 +131,17 @@ class Settings:
         rule = f"batch_size must be a multiple of the {devices} devices of mesh.data"
         need(batch % max(devices, 1) == 0, rule, batch)
         self.loss.check_head(self.model.head)
-        self._check_window()
+        self._check_windows()
 
-    def _check_window(self) -> None:
+    def _check_windows(self) -> None:
+        self._check_window(f"data.{'patch' if self.data.patch else 'crop'}", self.data.window)
+        if self.inference.window:
+            self._check_window("inference.window", self.inference.window)
+
+    def _check_window(self, name: str, size: tuple[int, int, int]) -> None:
         depth = len(self.model.features)
         factors = self.model.downsampling
         smallest, space = "x".join(map(str, factors)), self.mesh.space
-        name, size = f"data.{'patch' if self.data.patch else 'crop'}", self.data.window
         rule = f"{name} must be divisible along its first axis by the {space} devices of mesh.space"
         need(size[0] % space == 0, rule, size)
         # With one voxel a device there XLA's partitioner gives wrong gradients on meshes of data and space (2x2).
@@ -145,7 +149,8 @@ class Settings:
         need(space == 1 or size[0] // factors[0] >= 2 * space, rule, size)
         dimensions, slices = self.model.dimensions, {"3d": True, "2.5d": size[2] > 1, "2d": size[2] == 1}
         wanted = "1 slice along Z, as 128,128,1" if dimensions == "2d" else "several slices along Z, as 128,128,5"
-        need(slices[dimensions], f"data.patch needs {wanted}, where model.dimensions = {dimensions}", size)
+        rule = f"{name.replace('crop', 'patch')} needs {wanted}, where model.dimensions = {dimensions}"
+        need(slices[dimensions], rule, size)
         fits = all(length % factor == 0 for length, factor in zip(size, factors, strict=True))
         rule = f"{name} must be divisible by {smallest}, because {depth} levels of model.features divide it "
         need(fits, f"{rule}by that (see model.strides and model.dimensions)", size)

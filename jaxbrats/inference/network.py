@@ -30,7 +30,7 @@ class Network:
         preprocessing: How the images it was trained on were made, and new ones must be.
         model: The U-Net.
         variables: Parameters and batch statistics.
-        window: Size (X, Y, Z) in voxels of what it was trained on, and is given at once.
+        window: Size (X, Y, Z) in voxels of what it is given at once.
         frame: Orientation and spacing of the cases it was trained on; None where they are not known.
         head: What the model's output means.
         missing_allowed: Whether it predicts a case with missing modalities: it was trained with modality dropout.
@@ -49,6 +49,11 @@ class Network:
     missing_allowed: bool = False
     inference: Inference = dataclasses.field(default_factory=Inference)
     postprocessing: Postprocessing = dataclasses.field(default_factory=Postprocessing)
+
+    @property
+    def divisors(self) -> tuple[int, int, int]:
+        """What the sizes of a window have to be multiples of."""
+        return smallest_image(self.model, 1).shape[1:4]
 
     def checksum(self) -> str:
         """Digest of the names, shapes and values of the variables: what tells one trained network from another."""
@@ -97,7 +102,7 @@ def network_of(settings: Settings, frame: Frame | None, workdir: pathlib.Path, s
         Preprocessing.of(settings.data),
         make_model(settings),
         variables,
-        settings.data.window,
+        settings.inference.window or settings.data.window,
         frame,
         make_head(settings),
         settings.augment.modality_dropout > 0,
@@ -115,18 +120,17 @@ def check_ensemble(networks: Sequence[Network]) -> None:
     for network in networks[1:]:
         for what, hint in (
             ("head", "Predict with each by itself, or give --thresholds for all where nothing else differs"),
-            ("inference", "Give --overlap and --mirror, which then are for all"),
+            ("inference", "Give --window, --overlap and --mirror, which then are for all"),
             ("postprocessing", "Tune them together with experiments/tune_postprocess.py, or give --nopostprocess"),
         ):
             here, first = getattr(network, what), getattr(networks[0], what)
             if here != first:
                 problem = f"an ensemble needs networks with one {what}: it is {here} here and {first} in "
                 raise InputError(problem + str(networks[0].workdir), file=network.workdir, hint=hint)
-        divisors = smallest_image(network.model, 1).shape[1:4]
-        if any(size % divisor for size, divisor in zip(networks[0].window, divisors, strict=True)):
+        if any(size % divisor for size, divisor in zip(networks[0].window, network.divisors, strict=True)):
             raise InputError(
                 f"an ensemble has the window of its first network, {networks[0].window}; this one needs multiples of "
-                f"{divisors}",
+                f"{network.divisors}",
                 file=network.workdir,
                 hint="Name this one first, or predict with each by itself",
             )

@@ -73,7 +73,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             make_head(settings),
             validation,
             settings.batch_size // settings.accumulate,
-            settings.data.patch,
+            settings.inference.window or settings.data.patch,
             settings.inference.overlap,
             draw_case if tracker_names(settings) and distributed.is_first() else None,
         )

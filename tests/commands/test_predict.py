@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -58,17 +59,23 @@ def one_case(cohort, folder):
     return folder / name
 
 
-def test_windows_go_over_the_brain(tiny_run, tiny_cohort, tmp_path):
-    case = one_case(tiny_cohort, tmp_path)
-    options = ("--overlap=0.25", "--batch=3", "--mirror", "--probabilities", "--uncertainty")
-    assert predict(tiny_run, case, tmp_path / "out", *options) == 0
+def brain_of(case):
+    """The brain's box of a case and the image in it as the network has it."""
     sources = [voxels(case / f"{case.name}-{name}.nii.gz") for name in ("t2f", "t1c")]
     brain = (sources[0] != 0) | (sources[1] != 0)
     # The head is wider than a window along every axis, so that the box is that of its voxels.
     box = tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(brain))
     assert all(side.stop - side.start >= 16 for side in box)
     image = np.stack([(one - one.min()) / np.ptp(one).astype(np.float32) for one in sources], axis=-1)[box]
-    expected = predictor(tiny_run, overlap=0.25, mirror=True)(image.astype(np.float32))
+    return box, image.astype(np.float32)
+
+
+def test_windows_go_over_the_brain(tiny_run, tiny_cohort, tmp_path):
+    case = one_case(tiny_cohort, tmp_path)
+    options = ("--overlap=0.25", "--batch=3", "--mirror", "--probabilities", "--uncertainty")
+    assert predict(tiny_run, case, tmp_path / "out", *options) == 0
+    box, image = brain_of(case)
+    expected = predictor(tiny_run, overlap=0.25, mirror=True)(image)
     probabilities = voxels(tmp_path / "out" / f"{case.name}-probabilities.nii.gz")
     np.testing.assert_allclose(probabilities[box], expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=0, atol=1e-5)
@@ -76,6 +83,21 @@ def test_windows_go_over_the_brain(tiny_run, tiny_cohort, tmp_path):
     np.testing.assert_array_equal(labels, np.argmax(probabilities, axis=-1))
     uncertainty = voxels(tmp_path / "out" / f"{case.name}-entropy.nii.gz")
     np.testing.assert_allclose(uncertainty[box], -(expected * np.log(expected)).sum(-1), rtol=0, atol=1e-4)
+
+
+def test_a_larger_window_sees_the_brain_at_once(tiny_run, tiny_cohort, tmp_path, capsys):
+    case = one_case(tiny_cohort, tmp_path)
+    assert predict(tiny_run, case, tmp_path / "out", "--window=20,24,20", "--probabilities") == 0
+    box, image = brain_of(case)
+    missing = [(size - length) for size, length in zip((20, 24, 20), image.shape, strict=False)]
+    around = [(size // 2, size - size // 2) for size in missing]
+    (network,) = predictor(tiny_run).networks
+    logits = network.model.apply(network.variables, np.pad(image, [*around, (0, 0)])[None])[0]
+    at = tuple(slice(low, low + length) for (low, _), length in zip(around, image.shape, strict=False))
+    found = voxels(tmp_path / "out" / f"{case.name}-probabilities.nii.gz")[box]
+    np.testing.assert_allclose(found, jax.nn.softmax(logits)[at], rtol=0, atol=1e-5)
+    assert predict(tiny_run, case, tmp_path / "other", "--window=20,24,21") == 1
+    assert "--window: expected multiples of (2, 2, 2), by which the network divides it" in capsys.readouterr().err
 
 
 def test_what_the_run_was_tuned_for_is_done(tiny_run, tiny_cohort, tmp_path, capsys):

@@ -185,6 +185,8 @@ def test_values_that_pass_for_others():
             {"data": {"patch": (64, 64, 1)}, "model": {"dimensions": "2.5d"}},
             r"data.patch needs several slices along Z, as 128,128,5, where .* = 2.5d; it is \(64, 64, 1\)",
         ),
+        ({"inference": {"window": (64, 0, 64)}}, "inference.window needs three sizes of 1 or more, or none"),
+        ({"inference": {"window": (64, 64, 40)}}, "inference.window must be divisible by 16x16x16"),
         (
             {"data": {"patch": (64, 64, 1)}},
             r"data.patch must be divisible by 16x16x16, .* \(see model.strides and model.dimensions\)",

@@ -73,10 +73,12 @@ def test_the_settings_say_how_both_predict(run, tiny_cohort, tmp_path):
         return mine, json.loads((out / "predictions.json").read_text())["options"]
 
     mirrored, options = predicted(
-        "mirrored", inference={"overlap": 0.25, "mirror": True}, postprocessing={"hole_mm3": 7.0}
+        "mirrored",
+        inference={"window": (16, 24, 16), "overlap": 0.25, "mirror": True},
+        postprocessing={"hole_mm3": 7.0},
     )
     assert mirrored.any() and options["postprocess"]["hole_mm3"] == 7
-    assert (options["mirror"], options["overlap"]) == (True, 0.25)
+    assert (options["window"], options["mirror"], options["overlap"]) == ([16, 24, 16], True, 0.25)
 
 
 def test_a_run_that_was_tuned_is_evaluated_anew_as_it_predicts(run):
