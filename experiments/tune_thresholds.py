@@ -45,6 +45,7 @@ _STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a step'
 _CONFIG = flags.DEFINE_string(
     "config", "configs/brats_3mm.py", "Whose post-processing follows; its thresholds are compared.", flag_values=FLAGS
 )
+_NAME = flags.DEFINE_string("name", "thresholds", "Name of the files in results/.", flag_values=FLAGS)
 
 # Of each region, from harsh to gentle.
 THRESHOLDS = {"WT": (0.5,), "TC": (0.5,), "ET": (0.5, 0.4, 0.3, 0.2, 0.1)}
@@ -144,7 +145,7 @@ def main() -> int:
         "cases": [list(one) for one in scores],
         "scores": {way: np.array(values).tolist() for way, values in ways.items()},
     }
-    benchmarking.write("thresholds", report, as_markdown(report))
+    benchmarking.write(_NAME.value, report, as_markdown(report))
     for problem in problems:
         print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -176,7 +177,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
             cells = [interval(describe(of), 3) for of in (*values.T, values.mean(axis=1))]
             lines.append(f"| {metric} | {rows[way]} | {' | '.join(cells)} |")
     lines += ["", benchmarking.machine_line(report["machine"]), ""]
-    lines.append(f"`python experiments/tune_thresholds.py --workdir=RUN,... --step={report['step']}`")
+    options = f"--workdir=RUN,... --step={report['step']} --config={report['config']}"
+    lines.append(f"`python experiments/tune_thresholds.py {options}`")
     return "\n".join(lines)
 
 

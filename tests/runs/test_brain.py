@@ -15,7 +15,8 @@ from jaxbrats.train.logs import read_metrics
 
 
 def train(config, cohort, workdir, epochs):
-    options = {"data.crop": "brain", "data.patch": "16,16,16", "data.raw_dir": cohort, "num_epochs": epochs}
+    options = {"data.crop": "brain", "data.patch": "16,16,16", "inference.window": "16,24,16"}
+    options |= {"data.raw_dir": cohort, "num_epochs": epochs}
     return main.run([f"--config={config}", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in options.items())])
 
 
