@@ -110,8 +110,9 @@ def main() -> int:
     """Predicts, scores, prints and writes; 1 if a case could not be used."""
     prepare_jax()
     runs = [pathlib.Path(run) for run in _WORKDIR.value]
-    for run in runs:
-        if read_record(run).settings.model.head != "regions":
+    trained_as = [read_record(run).settings for run in runs]
+    for run, of_run in zip(runs, trained_as, strict=True):
+        if of_run.model.head != "regions":
             hint = "Only with model.head = regions is there a threshold for each"
             raise InputError("was trained on labels, not on regions", file=run, hint=hint)
     settings = from_config(load_config(_CONFIG.value))
@@ -136,6 +137,7 @@ def main() -> int:
         ways["config"] = [case[CHOICES.index(given)] for case in everyone]
     report = {
         "machine": benchmarking.machine(("jax",)),
+        "window": trained_as[0].inference.window or trained_as[0].data.window,
         "step": _STEP.value,
         "config": _CONFIG.value,
         "thresholds": given,
@@ -163,8 +165,9 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     lines = [
         "# Thresholds of the regions",
         "",
-        f"{count} cases, each predicted by the one of {folds} runs that did not train on it, on whole volumes; the "
-        f"checkpoint is {report['step']}, post-processing that of {report['config']}. Chosen run by run: "
+        f"{count} cases, each predicted by the one of {folds} runs that did not train on it, on whole volumes in "
+        f"windows of {'x'.join(map(str, report['window']))} voxels; the checkpoint is {report['step']}, "
+        f"post-processing that of {report['config']}. Chosen run by run: "
         f"{'; '.join(map(_text, report['chosen']))}; the best on all {count} is {_text(report['best'])}. Means with "
         "bootstrap 95 % intervals, over cases.",
         "",
