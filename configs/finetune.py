@@ -1,12 +1,13 @@
-"""A run of configs/unet3d.py goes on with another cohort: its network, fewer epochs, a lower learning rate.
+"""Fine-tunes a run of configs/unet3d.py on another cohort, with fewer epochs and a lower learning rate.
 
     python -m jaxbrats.main --config=configs/finetune.py:init_from=runs/unet3d,raw_dir=/data/new --workdir=runs/tuned
 
-init_from is any run's folder; its best checkpoint is taken. For a network with other settings than those of
-configs/unet3d.py give the same --config.model.* as it had: what fits is loaded, what does not begins afresh, and the
-start says which is which. Other modalities are matched by name. Every layer is trained (Tajbakhsh et al. 2016,
-https://arxiv.org/abs/1706.00712). The learning rate, a tenth of that run's, rises over the first tenth of the steps,
-because Adam knows nothing of the gradients yet, and falls to zero along a cosine.
+init_from is a run's folder, of which the best checkpoint is taken, a FILE.npz of `jaxbrats export`, or demo. A run of
+another config goes on with that config, --config=configs/brats.py:init_from=RUN, so that images are prepared and losses
+taken as before. What fits is loaded, what does not begins afresh, and the start says which is which. Other modalities
+are matched by name. Every layer is trained (Tajbakhsh et al. 2016, https://arxiv.org/abs/1706.00712). The learning
+rate, a tenth of that run's, rises over the first tenth of the steps, because Adam knows nothing of the gradients yet,
+and falls to zero along a cosine.
 
 Expect no figures: epochs and learning rate are a beginning to be tuned on your validation cases, not measured here.
 """

@@ -3,8 +3,8 @@
     python -m jaxbrats.main --config=configs/unet2d.py --config.data.raw_dir=/path/to/BraTS2023 --workdir=runs/unet2d
 
 U-Net: Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597. Choices are those of nnU-Net's 2-D configuration
-(Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z) where nothing else is said. All but dimensions and
-patch is as in 3-D: whole volumes are predicted slice by slice and scored as volumes.
+(Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z) where nothing else is said. Everything except
+dimensions and patch is as in 3-D: whole volumes are predicted slice by slice and scored as volumes.
 
 With --config.model.dimensions=2.5d --config.data.patch=160,192,5 the same is done on slabs of five slices, which are
 seen and segmented together and, where windows overlap, averaged.

@@ -1,10 +1,10 @@
 """The training program: `python -m jaxbrats.main --config=FILE[:KEY=VALUE,...] [--workdir=RUN] [--config.KEY=VALUE]`.
 
-From raw NIfTI files (or arrays already preprocessed) to a trained network with its scores and figures: it
-preprocesses where that is not done, splits, trains or goes on training, evaluates the best checkpoint on the
-validation cases and draws. `configs/unet3d.py` is the real recipe, `configs/quickstart.py` needs no data. Any setting
-can be given on the command line, --config.learning_rate=3e-4 --config.data.raw_dir=/data/BraTS2023, or as an argument
-of the file, which is then part of the run's name: --config=configs/unet3d.py:fold=1,seed=3.
+From raw NIfTI files (or arrays already preprocessed) to a trained network with its scores and figures: it preprocesses
+where that is not done, splits, trains or goes on training, evaluates the best checkpoint on the validation cases and
+draws. `configs/brats.py` is the recipe for patients, `configs/quickstart.py` needs no data. Any setting can be given on
+the command line, --config.learning_rate=3e-4 --config.data.raw_dir=/data/BraTS2023, or as an argument of the file,
+which is then part of the run's name: --config=configs/unet3d.py:fold=1,seed=3.
 
 --workdir is runs/ and the config's name and arguments by default. The same command again goes on where a run stopped. A
 run's record is a config too: --config=RUN/config.json --workdir=NEW runs it again.

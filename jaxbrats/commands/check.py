@@ -1,11 +1,11 @@
 """Says what is wrong with a cohort of NIfTI files, before anything is trained.
 
-    jaxbrats check --raw=ASNR-MICCAI-BraTS2023-GLI --json=check.json
+    jaxbrats check --raw=ASNR-MICCAI-BraTS2023-GLI --config=configs/brats.py --json=check.json
 
-Reads every file as `jaxbrats preprocess` does with the same flags. Errors are what it would refuse, and too few
-patients to train on: with one the exit code is 1. Warnings are for you to look at: a background that is not 0, volumes
-that are there twice, orientations unlike the others', and more. Nothing is written but the file of --json, which holds
-everything measured and found.
+Reads every file as `jaxbrats preprocess` does with the same flags, and training with the same config. Errors are what
+it would refuse, and too few patients to train on: with one the exit code is 1. Warnings are for you to look at: a
+background that is not 0, volumes that are there twice, orientations unlike the others', and more. Nothing is written
+but the file of --json, which holds everything measured and found.
 """
 
 import pathlib

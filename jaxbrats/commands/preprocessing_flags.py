@@ -5,7 +5,7 @@ import typing
 
 from absl import flags
 
-from jaxbrats.config import Data, reference
+from jaxbrats.config import Data, from_config, load_config, reference
 from jaxbrats.config.typed import read
 from jaxbrats.data.preprocessing import Preprocessing
 
@@ -13,7 +13,12 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
 def define(flag_values: flags.FlagValues) -> None:
-    """Adds a flag for each setting of the data that decides what the arrays hold, with its default and comment."""
+    """Adds a flag for each setting of the data that decides what the arrays hold, with its default and comment, and one
+    for a config that has them.
+    """
+    flags.DEFINE_string(
+        "config", None, "Config, FILE[:KEY=VALUE,...], in the place of the defaults below.", flag_values=flag_values
+    )
     for name, default, text in reference.settings(Data):
         if name in _NAMES:
             flags.DEFINE_string(name, reference.as_text(default), text, flag_values=flag_values)
@@ -23,7 +28,11 @@ def settings(flag_values: flags.FlagValues) -> Preprocessing:
     """What the flags say.
 
     Raises:
-        InputError: a value is none it can have.
+        InputError: a value is none it can have, or the config is none.
     """
-    kinds = typing.get_type_hints(Data)
-    return Preprocessing(**{name: read(kinds[name], flag_values[name].value, f"--{name}") for name in _NAMES})
+    kinds, config = typing.get_type_hints(Data), flag_values["config"].value
+    data = from_config(load_config(config)).data if config else Data()
+    given = {
+        name: read(kinds[name], flag_values[name].value, f"--{name}") for name in _NAMES if flag_values[name].present
+    }
+    return dataclasses.replace(Preprocessing.of(data), **given)

@@ -26,8 +26,8 @@ class Data:
             deviation 1.
         derived: Input channels made of the modalities on the device: brain, a mask; gradient_t1c, the length of the
             gradient; t1c-t1n, a difference; or those of other modalities.
-        patch: Size (X, Y, Z) in voxels of what a step sees of each array, and of the windows that predict; none for the
-            whole array. An array that is smaller is given zeros around it.
+        patch: Size (X, Y, Z) in voxels of what a step sees of each array, and by default of the windows that predict;
+            none for the whole array. An array that is smaller is given zeros around it.
         foreground: Share of the patches that are centred on tumour, its classes taking turns.
         min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
         spacing: Size (X, Y, Z) in mm of the arrays' voxels; none for that of most cases. Others are resampled.

@@ -50,7 +50,7 @@ class Checkpoint:
     """When to save.
 
     Attributes:
-        every_steps: Steps between two checkpoints, besides those at the end of each epoch; 0 for none.
+        every_steps: Steps between two checkpoints, besides those after each validation; 0 for none.
     """
 
     every_steps: int = 0

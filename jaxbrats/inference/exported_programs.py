@@ -1,6 +1,6 @@
 """A trained network as a program that runs without jaxbrats: ONNX for onnxruntime and its like, StableHLO for JAX.
 
-Both take windows `(batch, x, y, z, channel)` float32 of the size that the network was trained on, any number at once,
+Both take windows `(batch, x, y, z, channel)` float32 of the size that `predict` gives it, any number at once,
 and give the head's probabilities in float32, whatever type the activations had in training. Parameters are inside. What
 is to be done before and after is told by `describe`: in the metadata of FILE.onnx, each value as JSON, and in
 FILE.stablehlo.json.

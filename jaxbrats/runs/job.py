@@ -236,7 +236,7 @@ def _begin(
             f"its network has learned from {len(seen)} of the {len(validated)} patients of the validation set, such as "
             f"{seen[0]}: scores would say nothing of new patients",
             file=settings.init_from,
-            hint="Split as for that run, by config.data.fold, split_seed or split",
+            hint="Take its split: config.data.split=RUN/config.json",
         )
     return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
 

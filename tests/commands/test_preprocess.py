@@ -53,6 +53,19 @@ def test_defaults_are_the_notebooks(folders):
     assert settings == expected
 
 
+def test_a_config_says_it_all_and_other_flags_change_it(folders, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from jaxbrats.config import default\n\ndef get_config():\n    settings = default()\n"
+        "    settings.data.crop = 'brain'\n    settings.data.patch = (4, 4, 4)\n    settings.data.min_tumour = 0.0\n"
+        "    settings.model.features = (4, 8)\n    settings.model.dropout = (0.0,)\n    return settings\n"
+    )
+    assert run(folders, f"--config={config}:normalization=zscore", "--modalities=t1n") == 0
+    settings = read_manifest(folders[1])["settings"]
+    expected = {"modalities": ["t1n"], "crop": "brain", "normalization": "zscore", "min_tumour": 0.0, "spacing": None}
+    assert settings == expected
+
+
 def test_a_failed_case_is_one_line_and_a_code(folders, capsys):
     file = folders[0] / "BraTS-GLI-00001-000-t2f.nii.gz"
     file.write_bytes(b"")
@@ -70,6 +83,7 @@ def test_a_failed_case_is_one_line_and_a_code(folders, capsys):
         ("--modalities=t1", 1, "--modalities must be values, each one of t1n, t1c, t2w, t2f; it is 't1'"),
         ("--normalization=max", 1, "--normalization must be one of minmax, zscore; it is 'max'"),
         ("--workers=-1", 2, "workers"),
+        ("--config=nowhere.py", 1, "nowhere.py: is not there. Give --config a file"),
         ("--raw=/nowhere", 1, "/nowhere: there is no such folder"),
     ],
 )
