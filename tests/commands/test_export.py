@@ -1,6 +1,7 @@
 """`jaxbrats export` and what predicts with its file: the same labels as the run, anywhere, and refusals."""
 
 import contextlib
+import inspect
 import json
 import pathlib
 import shutil
@@ -163,15 +164,18 @@ def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys
 def test_the_model_that_comes_with_the_package(tmp_path):
     """What it finds in a phantom means nothing, but lies on the phantom's voxels."""
     model = find_network("demo")
-    assert model.preprocessing.modalities == ("t2f", "t1c", "t2w", "t1n") and model.frame.spacing_mm == (3, 3, 3)
+    assert model.preprocessing.modalities == ("t2f", "t1c", "t2w", "t1n") and model.frame.spacing_mm == (2, 2, 2)
     folder = pathlib.Path(jaxbrats.__file__).parent / "weights"
     assert (folder / "demo.npz").stat().st_size < 8e6
     card = (folder / "demo.md").read_text()
     for said in ("CC BY 3.0", "Bakas", "Not a medical device", "## How good it is"):
         assert said in card
+    assert inspect.signature(jaxbrats.segment).parameters["run"].default == "demo"
     write_cohort(tmp_path / "raw", 1, (60, 60, 40), seed=0, workers=1)
+    # In a small window and not mirrored, for the time that it takes.
+    quick = [f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'out'}", "--window=32,32,32", "--nomirror"]
+    assert commands.run(["predict", "--model=demo", *quick]) == 0
     (case,) = [path for path in (tmp_path / "raw").iterdir() if path.is_dir()]
-    labels, affine = jaxbrats.segment(case)
-    file = nib.load(case / f"{case.name}-t1c.nii.gz")
-    assert labels.shape == file.shape and set(np.unique(labels)) <= {0, 1, 2, 3}
-    np.testing.assert_allclose(affine, file.affine, atol=1e-4)
+    found, file = nib.load(tmp_path / "out" / f"{case.name}.nii.gz"), nib.load(case / f"{case.name}-t1c.nii.gz")
+    assert found.shape == file.shape and set(np.unique(found.dataobj)) <= {0, 1, 2, 3}
+    np.testing.assert_allclose(found.affine, file.affine, atol=1e-4)
