@@ -174,7 +174,7 @@ def _plan(
         if case.name not in names:
             continue
         try:
-            sources = sources_of(case, settings, raw)
+            sources = sources_of(case, settings.modalities, raw)
         except InputError as error:
             records[case.name] = _failed(case, error)
             continue

@@ -20,7 +20,7 @@ from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case, missing_modalities
 from jaxbrats.data.raw.geometry import Frame, same_spacing
 from jaxbrats.data.raw.nifti import Volume
-from jaxbrats.inference.source_files import SourceFile, source_files
+from jaxbrats.data.sources import Sources, sources_of, with_checksums
 from jaxbrats.system.errors import InputError
 
 MODES = ("window", "crop")
@@ -47,7 +47,7 @@ class Patient:
         affine: `(4, 4)` of the image, in mm.
         orientation: Orientation of the image such as 'LPS'; None for the files' own.
         header: Header of the first modality that is there, whose voxels a segmentation is written on.
-        sources: Modality -> the file that was read.
+        sources: The files that were read, with checksums.
         missing: Modalities that are not there, whose channels are 0.
         warnings: What is doubtful about the images, and what that means for the segmentation.
     """
@@ -59,7 +59,7 @@ class Patient:
     affine: np.ndarray
     orientation: str | None
     header: nib.Nifti1Header
-    sources: dict[str, SourceFile]
+    sources: Sources
     missing: tuple[str, ...]
     warnings: tuple[InputError, ...]
 
@@ -92,7 +92,8 @@ def read_patient(
         InputError: modalities are missing, or the files cannot be used, see `preprocess_images`.
     """
     missing = _missing(case, settings.modalities, missing_allowed)
-    sources = source_files(case, [modality for modality in settings.modalities if modality not in missing])
+    there = [modality for modality in settings.modalities if modality not in missing]
+    sources = with_checksums(sources_of(case, there, None, labels=False), case)
     warnings = [_without(case.name, missing)] if missing else []
 
     def inspect(volumes: Sequence[Volume]) -> CropBox:

@@ -20,11 +20,11 @@ from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import write_labels, write_map
+from jaxbrats.data.sources import Sources
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.patient import Patient, read_patient
 from jaxbrats.inference.postprocess import Postprocessing, postprocess
 from jaxbrats.inference.predictor import Predictor
-from jaxbrats.inference.source_files import SourceFile
 from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.system.errors import InputError
 
@@ -43,7 +43,7 @@ class Segmentation:
         image: Normalised modalities `(X, Y, Z, C)` in the box that was looked at, in the training orientation.
         labels: Labels `(X, Y, Z)` uint8 of the image.
         affine: `(4, 4)` of image and labels, in mm.
-        sources: Modality -> the file that was read.
+        sources: The files that were read, with checksums.
         missing: Modalities that were not there and are 0 in the image.
         warnings: What is doubtful about the images, and what that means for the segmentation.
     """
@@ -55,7 +55,7 @@ class Segmentation:
     image: np.ndarray
     labels: np.ndarray
     affine: np.ndarray
-    sources: dict[str, SourceFile]
+    sources: Sources
     missing: tuple[str, ...]
     warnings: tuple[InputError, ...]
 
