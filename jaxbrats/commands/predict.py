@@ -127,40 +127,31 @@ def main() -> int:
     """Predicts and prints how many cases were segmented; 1 if one could not be."""
     prepare_jax()
     networks = _networks()
-    settings, inference, postprocessing = networks[0].preprocessing, networks[0].inference, networks[0].postprocessing
+    first = dataclasses.replace(networks[0], missing_allowed=all(network.missing_allowed for network in networks))
+    inference = first.inference
     maps = [name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value]
     options = {
         "mode": _MODE.value,
         **({"window": inference.window} if inference.window else {}),
         "overlap": inference.overlap,
         "mirror": inference.mirror,
-        "postprocess": dataclasses.asdict(postprocessing),
+        "postprocess": dataclasses.asdict(first.postprocessing),
         "labels": _CONVENTION.value,
         "maps": maps,
-        **({"thresholds": networks[0].head.thresholds} if isinstance(networks[0].head, RegionsHead) else {}),
+        **({"thresholds": first.head.thresholds} if isinstance(first.head, RegionsHead) else {}),
     }
     cohort = find_cases(_INPUT.value)
     folder = pathlib.Path(_OUTPUT.value)
     problems: list[InputError] = list(cohort.problems)
     without_picture: list[InputError] = []
-    predictor = Predictor(networks, networks[0].window, inference.overlap, _BATCH.value, inference.mirror)
+    predictor = Predictor(networks, first.window, inference.overlap, _BATCH.value, inference.mirror)
     made = made_by(networks, options)
     with open_output(folder, made, cohort.cases, lambda case: [*output_names(case, maps), f"{case}.png"]) as output:
         write_label_tables(folder, BRATS_2023 if _CONVENTION.value == "2023" else BRATS_2021)
         if output.already:
             print(f"{output.already} of {len(cohort.cases)} cases were segmented before")
         results = predict_cases(
-            output.todo,
-            predictor,
-            settings,
-            folder,
-            frame=networks[0].frame,
-            mode=_MODE.value,
-            postprocessing=postprocessing,
-            convention=_CONVENTION.value,
-            maps=maps,
-            head=predictor.head,
-            missing_allowed=all(network.missing_allowed for network in networks),
+            output.todo, predictor, first, folder, mode=_MODE.value, convention=_CONVENTION.value, maps=maps
         )
         for result in tqdm(results, desc="predicting", unit="case", total=len(output.todo), dynamic_ncols=True):
             if isinstance(result, InputError):
@@ -169,7 +160,7 @@ def main() -> int:
                 continue
             for warning in result.warnings:
                 tqdm.write(f"warning: {warning}", file=sys.stderr)
-            problem = _draw(result, folder, settings.modalities)
+            problem = _draw(result, folder, first.preprocessing.modalities)
             without_picture += [problem] if problem else []
             output.add(result, [*output_names(result.case, maps), *([] if problem else [f"{result.case}.png"])])
     done = len(cohort.cases) + len(cohort.problems) - len(problems)

@@ -15,17 +15,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
-from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import write_labels, write_map
 from jaxbrats.data.sources import Sources
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.patient import Patient, read_patient
-from jaxbrats.inference.postprocess import Postprocessing, postprocess
-from jaxbrats.inference.predictor import Predictor
-from jaxbrats.model.heads import LABELS, Head
+from jaxbrats.inference.postprocess import postprocess
+from jaxbrats.model.heads import Head
 from jaxbrats.system.errors import InputError
 
 MAPS = ("probabilities", "entropy")
@@ -60,35 +57,15 @@ class Segmentation:
     warnings: tuple[InputError, ...]
 
 
-def predict_by_settings(
-    cases: Sequence[Case], network: Network, folder: pathlib.Path | None
-) -> Iterator[Segmentation | InputError]:
-    """As `predict_cases`, by a run's network as its settings have it applied."""
-    return predict_cases(
-        cases,
-        Predictor.of(network),
-        network.preprocessing,
-        folder,
-        frame=network.frame,
-        postprocessing=network.postprocessing,
-        head=network.head,
-        missing_allowed=network.missing_allowed,
-    )
-
-
 def predict_cases(
     cases: Sequence[Case],
     predict: Callable[[np.ndarray], np.ndarray],
-    settings: Preprocessing,
+    network: Network,
     folder: pathlib.Path | None,
     *,
-    frame: Frame | None = None,
     mode: str = "window",
-    postprocessing: Postprocessing | None = None,
     convention: str = "2023",
     maps: Collection[str] = (),
-    head: Head = LABELS,
-    missing_allowed: bool = False,
 ) -> Iterator[Segmentation | InputError]:
     """Segments cases one after the other and writes `folder/CASE.nii.gz` on the voxels of each case's own files.
 
@@ -98,16 +75,13 @@ def predict_cases(
     Args:
         cases: What to segment; their segmentations, where they have any, are not read.
         predict: Image `(X, Y, Z, C)`, no smaller than the crop, to probabilities `(X, Y, Z, K)`, such as a `Predictor`.
-        settings: Preprocessing of the run.
+        network: What tells how cases are prepared, what the probabilities mean and what is done to the labels, such as
+            the first of an ensemble; see its `preprocessing`, `frame`, `missing_allowed`, `head` and `postprocessing`.
         folder: Where to write; None writes nothing.
-        frame: Orientation and spacing of the training cases; None predicts on the files' voxels as they are.
         mode: 'window' predicts in the brain's bounding box, 'crop' in the crop about the centre that training used.
-        postprocessing: What is done to the labels; None for nothing.
         convention: Number of the enhancing tumour in the files: '2023' writes 3, '2021' writes 4.
         maps: Some of `MAPS`. 'probabilities' writes CASE-probabilities.nii.gz `(X, Y, Z, K)`, 'entropy' the
             uncertainty in nats as CASE-entropy.nii.gz; see `entropy` of the head.
-        head: What the probabilities mean.
-        missing_allowed: Whether modalities, but not all, may be missing, see `Network.missing_allowed`.
 
     Yields:
         For each case in turn what was predicted, or why it could not be: files that are missing or cannot be used,
@@ -116,7 +90,13 @@ def predict_cases(
     Raises:
         OSError: the folder cannot be written, because the disk is full or read-only, for example.
     """
-    read = functools.partial(read_patient, settings=settings, frame=frame, mode=mode, missing_allowed=missing_allowed)
+    read = functools.partial(
+        read_patient,
+        settings=network.preprocessing,
+        frame=network.frame,
+        mode=mode,
+        missing_allowed=network.missing_allowed,
+    )
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         coming = None
         for case, following in itertools.zip_longest(cases, cases[1:]):
@@ -124,7 +104,7 @@ def predict_cases(
             coming = reader.submit(read, following) if following else None
             try:
                 # Yielded without a name, so that it is not kept while the next case is at work.
-                yield _segment(case.name, reading.result, predict, folder, postprocessing, convention, maps, head)
+                yield _segment(case.name, reading.result, predict, network, folder, convention, maps)
             except InputError as problem:
                 # The frames of its traceback would keep the arrays of the case.
                 problem.__traceback__ = problem.__cause__ = problem.__context__ = None
@@ -141,11 +121,10 @@ def _segment(
     name: str,
     read: Callable[[], Patient],
     predict: Callable[[np.ndarray], np.ndarray],
+    network: Network,
     folder: pathlib.Path | None,
-    postprocessing: Postprocessing | None,
     convention: str,
     maps: Collection[str],
-    head: Head,
 ) -> Segmentation:
     with _of_this_case(name, "Use a machine with more"):
         patient = read()
@@ -156,15 +135,13 @@ def _segment(
             raise InputError(problem, case=name, hint="Choose another --step, and look at the case's intensities")
     with _of_this_case(name, "Ask for no maps, or use a machine with more" if maps else "Use a machine with more"):
         probabilities = geometry.resample(probabilities, patient.box.size)
-        labels = head.labels(probabilities)
-        if postprocessing is not None:
-            labels = postprocess(labels, patient.spacing_mm, postprocessing)
+        labels = postprocess(network.head.labels(probabilities), patient.spacing_mm, network.postprocessing)
         file_labels = patient.on_file(labels)
         path = None
         if folder is not None:
             path = folder / f"{name}.nii.gz"
             with _all_or_none(folder, output_names(name, maps)):
-                _write_maps(folder, patient, probabilities, maps, head)
+                _write_maps(folder, patient, probabilities, maps, network.head)
                 write_labels(path, file_labels, patient.header, convention)
     return Segmentation(
         name,

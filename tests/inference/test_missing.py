@@ -80,13 +80,10 @@ def test_a_missing_modality_is_one_set_to_zero_after_normalisation(network, raw,
     whole = read_patient(case, network.preprocessing, network.frame, "window")
     kept = np.array([name != missing for name in network.preprocessing.modalities], np.float32)
     predictor = Predictor([network], network.window)
-    options = {"frame": network.frame, "missing_allowed": True}
-    (zeroed,) = predict_cases(
-        [case], lambda image: predictor(image * kept), network.preprocessing, raw.parent, **options
-    )
+    (zeroed,) = predict_cases([case], lambda image: predictor(image * kept), network, raw.parent)
     remove(raw, case.name, missing)
     (case,) = [one for one in find_cases(raw).cases if one.name == case.name]
-    (without,) = predict_cases([case], predictor, network.preprocessing, None, **options)
+    (without,) = predict_cases([case], predictor, network, None)
     np.testing.assert_array_equal(without.image, whole.image * kept)
     np.testing.assert_array_equal(without.file_labels, zeroed.file_labels)
     np.testing.assert_array_equal(without.file_affine, zeroed.file_affine)

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import functools
 
@@ -13,6 +14,7 @@ from jaxbrats.data.names import LONGEST_CASE_NAME
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
+from jaxbrats.inference import network as trained
 from jaxbrats.inference import patient as module
 from jaxbrats.inference import predict as prediction
 from jaxbrats.inference.predict import predict_cases
@@ -64,8 +66,13 @@ class Network:
         return by_brightness(image).astype(np.float32)
 
 
-def run(raw, out, network=by_brightness, frame=FRAME, **options):
-    return list(predict_cases(find_cases(raw).cases, network, SETTINGS, out, frame=frame, **options))
+# What is told of a network beside what it predicts.
+TRAINED = trained.Network(None, 0, SETTINGS, None, None, SETTINGS.crop, FRAME)
+
+
+def run(raw, out, predict=by_brightness, mode="window", maps=(), **changes):
+    network = dataclasses.replace(TRAINED, **changes)
+    return list(predict_cases(find_cases(raw).cases, predict, network, out, mode=mode, maps=maps))
 
 
 def voxels(path):
@@ -339,8 +346,8 @@ def test_too_little_memory_anywhere_is_one_case_s(tmp_path, monkeypatch, functio
     original = by_brightness if function == "predict" else getattr(prediction, function)
     if function != "predict":
         monkeypatch.setattr(prediction, function, short)
-    options = {"maps": ("probabilities", "entropy"), "postprocessing": Postprocessing()}
-    _, second, _ = run(tmp_path / "raw", tmp_path / "out", short if function == "predict" else by_brightness, **options)
+    predict, maps = short if function == "predict" else by_brightness, ("probabilities", "entropy")
+    _, second, _ = run(tmp_path / "raw", tmp_path / "out", predict, maps=maps)
     assert str(second) == f"case b: does not fit in memory. {hint}, or use a machine with more"
     assert second.__traceback__ is None and second.__cause__ is None
     kinds = ("", "-entropy", "-probabilities")
@@ -405,4 +412,4 @@ def test_probabilities_that_are_not_numbers_are_no_segmentation(tmp_path):
 
 
 def test_no_cases_are_no_segmentations(tmp_path):
-    assert list(predict_cases([], by_brightness, SETTINGS, tmp_path)) == []
+    assert list(predict_cases([], by_brightness, TRAINED, tmp_path)) == []
