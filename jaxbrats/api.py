@@ -108,4 +108,4 @@ def segment(case: str | pathlib.Path, run: str | pathlib.Path = "demo") -> tuple
     (result,) = predict_cases(cohort.cases, Predictor.of(network), network, None)
     if isinstance(result, InputError):
         raise result
-    return result.file_labels, result.file_affine
+    return result.file_labels, result.patient.header.get_best_affine()

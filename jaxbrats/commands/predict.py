@@ -158,11 +158,12 @@ def main() -> int:
                 problems.append(result)
                 output.add_problem(result)
                 continue
-            for warning in result.warnings:
+            for warning in result.patient.warnings:
                 tqdm.write(f"warning: {warning}", file=sys.stderr)
             problem = _draw(result, folder, first.preprocessing.modalities)
             without_picture += [problem] if problem else []
-            output.add(result, [*output_names(result.case, maps), *([] if problem else [f"{result.case}.png"])])
+            case = result.patient.case
+            output.add(result, [*output_names(case, maps), *([] if problem else [f"{case}.png"])])
     done = len(cohort.cases) + len(cohort.problems) - len(problems)
     print(f"{done} of {done + len(problems)} cases segmented in {printable(str(folder))}")
     for problem in problems:
@@ -216,15 +217,16 @@ def _with_thresholds(head: Head) -> Head:
 
 def _draw(result: Segmentation, folder: pathlib.Path, modalities: Sequence[str]) -> InputError | None:
     """Draws a case; returns why it could not be drawn. Only a disk that takes no more files ends the cohort."""
-    path = folder / f"{result.case}.png"
-    modality = next(modality for modality in modalities if modality not in result.missing)
+    patient = result.patient
+    path = folder / f"{patient.case}.png"
+    modality = next(modality for modality in modalities if modality not in patient.missing)
     try:
         plot_overlay(
-            result.image[..., modalities.index(modality)],
+            patient.image[..., modalities.index(modality)],
             [("prediction", result.labels)],
             path,
-            affine=result.affine,
-            title=printable(result.case),
+            affine=patient.affine,
+            title=printable(patient.case),
             image_title=modality,
         )
     except Exception as error:
@@ -232,5 +234,5 @@ def _draw(result: Segmentation, folder: pathlib.Path, modalities: Sequence[str])
         if trouble is not None and trouble.errno != errno.ENAMETOOLONG:
             raise
         reason = " ".join(str(error).split())
-        return InputError(f"cannot be drawn ({type(error).__name__}: {reason})", case=result.case, file=path)
+        return InputError(f"cannot be drawn ({type(error).__name__}: {reason})", case=patient.case, file=path)
     return None

@@ -86,14 +86,15 @@ class OutputFolder:
 
     def add(self, segmentation: Segmentation, files: Sequence[str]) -> None:
         """Takes a case that is done, and the names of its files."""
-        self._cases[segmentation.case] = {
+        patient = segmentation.patient
+        self._cases[patient.case] = {
             "status": _DONE,
             "files": list(files),
-            "input": segmentation.sources,
-            "missing": list(segmentation.missing),
+            "input": patient.sources,
+            "missing": list(patient.missing),
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "warnings": [str(warning) for warning in segmentation.warnings],
+            "warnings": [str(warning) for warning in patient.warnings],
         }
         self._save_now_and_then()
 

@@ -42,7 +42,6 @@ class Patient:
     Attributes:
         case: Name of the case.
         image: Normalised modalities in the box, `(X, Y, Z, C)`, turned to the training orientation.
-        network_input: The image at the training spacing: what the network is given.
         box: Where the image lies in the turned volume.
         affine: `(4, 4)` of the image, in mm.
         orientation: Orientation of the image such as 'LPS'; None for the files' own.
@@ -54,7 +53,6 @@ class Patient:
 
     case: str
     image: np.ndarray
-    network_input: np.ndarray
     box: CropBox
     affine: np.ndarray
     orientation: str | None
@@ -78,7 +76,7 @@ class Patient:
 
 def read_patient(
     case: Case, settings: Preprocessing, frame: Frame | None, mode: str, missing_allowed: bool = False
-) -> Patient:
+) -> tuple[Patient, np.ndarray]:
     """Reads and prepares a case.
 
     Args:
@@ -87,6 +85,10 @@ def read_patient(
         frame: Orientation and spacing of the training cases; None takes the files' voxels as they are.
         mode: 'window' takes the brain's bounding box, 'crop' the box that training took, which may be the same.
         missing_allowed: Whether modalities, but not all, may be missing; their channels are then 0.
+
+    Returns:
+        The patient, and the image at the training spacing `(X, Y, Z, C)`: what the network is given. Apart, so that
+        who keeps the patient does not keep a second image.
 
     Raises:
         InputError: modalities are missing, or the files cannot be used, see `preprocess_images`.
@@ -108,7 +110,8 @@ def read_patient(
         network_input = geometry.resample(image, _input_shape(box, affine, settings.crop, frame, mode))
     affine = affine @ nib.affines.from_matvec(np.eye(3), np.array(box.origin))
     orientation = frame and frame.orientation
-    return Patient(case.name, image, network_input, box, affine, orientation, header, sources, missing, tuple(warnings))
+    patient = Patient(case.name, image, box, affine, orientation, header, sources, missing, tuple(warnings))
+    return patient, network_input
 
 
 def _missing(case: Case, modalities: Sequence[str], allowed: bool) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ import numpy as np
 from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.nifti import write_labels, write_map
-from jaxbrats.data.sources import Sources
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.patient import Patient, read_patient
 from jaxbrats.inference.postprocess import postprocess
@@ -33,28 +32,16 @@ class Segmentation:
     """What was predicted for a case.
 
     Attributes:
-        case: Name of the case.
+        patient: The case, its image and where that lies.
         path: The label file; None where nothing was to be written.
         file_labels: Labels `(X, Y, Z)` uint8 on the voxels of the case's own files.
-        file_affine: `(4, 4)` of the files, in mm.
-        image: Normalised modalities `(X, Y, Z, C)` in the box that was looked at, in the training orientation.
-        labels: Labels `(X, Y, Z)` uint8 of the image.
-        affine: `(4, 4)` of image and labels, in mm.
-        sources: The files that were read, with checksums.
-        missing: Modalities that were not there and are 0 in the image.
-        warnings: What is doubtful about the images, and what that means for the segmentation.
+        labels: Labels `(X, Y, Z)` uint8 of the patient's image.
     """
 
-    case: str
+    patient: Patient
     path: pathlib.Path | None
     file_labels: np.ndarray
-    file_affine: np.ndarray
-    image: np.ndarray
     labels: np.ndarray
-    affine: np.ndarray
-    sources: Sources
-    missing: tuple[str, ...]
-    warnings: tuple[InputError, ...]
 
 
 def predict_cases(
@@ -119,7 +106,7 @@ def output_names(case: str, maps: Collection[str] = ()) -> list[str]:
 
 def _segment(
     name: str,
-    read: Callable[[], Patient],
+    read: Callable[[], tuple[Patient, np.ndarray]],
     predict: Callable[[np.ndarray], np.ndarray],
     network: Network,
     folder: pathlib.Path | None,
@@ -127,9 +114,9 @@ def _segment(
     maps: Collection[str],
 ) -> Segmentation:
     with _of_this_case(name, "Use a machine with more"):
-        patient = read()
+        patient, network_input = read()
     with _of_this_case(name, "Predict fewer windows at once (--batch), or use a machine with more"):
-        probabilities = predict(patient.network_input)
+        probabilities = predict(network_input)
         if np.isnan(probabilities.min()):
             problem = "the network gives probabilities that are not numbers"
             raise InputError(problem, case=name, hint="Choose another --step, and look at the case's intensities")
@@ -143,18 +130,7 @@ def _segment(
             with _all_or_none(folder, output_names(name, maps)):
                 _write_maps(folder, patient, probabilities, maps, network.head)
                 write_labels(path, file_labels, patient.header, convention)
-    return Segmentation(
-        name,
-        path,
-        file_labels,
-        patient.header.get_best_affine(),
-        patient.image,
-        labels,
-        patient.affine,
-        patient.sources,
-        patient.missing,
-        patient.warnings,
-    )
+    return Segmentation(patient, path, file_labels, labels)
 
 
 def _write_maps(
