@@ -8,7 +8,7 @@ import dataclasses
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxbrats.data.manifest import FAILED, read_manifest
@@ -17,9 +17,8 @@ from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 
-_STAT = ("path", "size", "mtime_ns")
-# What of a source is its content, and what decides how that is read.
-_CONTENT = ("size", "checksum", "channel", "label_map")
+# What tells by itself that a file was not touched, and what is its content.
+STAT, CONTENT = ("path", "size", "mtime_ns"), ("size", "checksum")
 Sources = dict[str, dict[str, Any]]
 
 
@@ -107,7 +106,7 @@ def is_same(
     try:
         now = sources_of(case, modalities, base, labels)
         return before is not None and (
-            untouched(now, before) or same_content(with_checksums(now, case, before), before)
+            agree(now, before, STAT) or agree(with_checksums(now, case, before), before, CONTENT)
         )
     except InputError:
         return before is None
@@ -146,11 +145,12 @@ def _source(volume: VolumeFile, case: Case, base: pathlib.Path | None) -> dict[s
     return source if volume.channel is None else source | {"channel": volume.channel}
 
 
-def untouched(now: Sources, before: Mapping[str, Any]) -> bool:
-    """Whether all files are by their stat what they were."""
+def agree(now: Sources, before: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether all files are by these keys, `STAT` or `CONTENT`, what they were, and are read in the same way."""
     return now.keys() == before.keys() and all(
-        source.items() <= before[part].items() and source.get("channel") == before[part].get("channel")
+        source.get(key) == before[part].get(key)
         for part, source in now.items()
+        for key in (*keys, "channel", "label_map")
     )
 
 
@@ -160,21 +160,14 @@ def with_checksums(now: Sources, case: Case, before: Mapping[str, Any] | None = 
     Raises:
         InputError: a file cannot be read.
     """
-    known = {tuple(source.get(key) for key in _STAT): source.get("checksum") for source in (before or {}).values()}
+    known = {tuple(source.get(key) for key in STAT): source.get("checksum") for source in (before or {}).values()}
     found = {}
     for part, source in now.items():
-        place = tuple(source[key] for key in _STAT)
+        place = tuple(source[key] for key in STAT)
         if known.get(place) is None:
             known[place] = _file_checksum(case.labels if part == "seg" else case.modalities[part], case)
         found[part] = source | {"checksum": known[place]}
     return found
-
-
-def same_content(now: Sources, before: Mapping[str, Any]) -> bool:
-    """Whether files with checksums hold what they did, wherever they lie now."""
-    return now.keys() == before.keys() and all(
-        all(source.get(key) == before[part].get(key) for key in _CONTENT) for part, source in now.items()
-    )
 
 
 def _file_checksum(volume: VolumeFile, case: Case) -> str:

@@ -24,13 +24,13 @@ from flax.traverse_util import flatten_dict
 
 from jaxbrats.config.settings import Settings, from_config
 from jaxbrats.data.arrays import ArrayCase, CaseContent
-from jaxbrats.data.dataset import Dataset, fingerprint
+from jaxbrats.data.dataset import Dataset
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.split import Split
 from jaxbrats.runs.provenance import provenance
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import read_json, write_json, write_text
+from jaxbrats.system.files import fingerprint, read_json, write_json, write_text
 
 _RECORD, _STARTS = "config.json", "starts.jsonl"
 
