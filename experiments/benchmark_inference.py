@@ -41,6 +41,7 @@ from absl import flags
 
 from jaxbrats import commands
 from jaxbrats.commands.startup import use_compiled_convolution
+from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.boxes import CropBox
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case, find_cases
@@ -90,9 +91,9 @@ def random_network(window: tuple[int, int, int] = (128, 128, 128), **changes: An
 
 
 def trained_network(workdir: pathlib.Path) -> Network:
-    """The best network of a run."""
+    """The best network of a run, whose labels nothing is done to, as MONAI does nothing."""
     record = read_record(workdir)
-    return load_network(workdir, record.settings, record.frame)
+    return dataclasses.replace(load_network(workdir, record.settings, record.frame), postprocessing=Postprocessing())
 
 
 def segment_with_jaxbrats(job: Job, out: pathlib.Path) -> float:
@@ -107,7 +108,7 @@ def segment_with_jaxbrats(job: Job, out: pathlib.Path) -> float:
         spent.append(time.perf_counter() - start)
         return probabilities
 
-    (result,) = predict_cases([job.case], timed, job.network.preprocessing, out, frame=job.network.frame)
+    (result,) = predict_cases([job.case], timed, job.network, out)
     if isinstance(result, InputError):
         raise result
     return spent[0]

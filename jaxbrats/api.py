@@ -10,7 +10,8 @@ from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import find_cases
-from jaxbrats.inference.predict import predict_by_settings
+from jaxbrats.inference.predict import predict_cases
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs.networks import find_network
 from jaxbrats.system.errors import InputError
 
@@ -104,7 +105,7 @@ def segment(case: str | pathlib.Path, run: str | pathlib.Path = "demo") -> tuple
         problem = f"holds {len(cohort.cases)} cases, expected one"
         hint = cohort.problems[0].problem if cohort.problems else "Give one case's folder, or use jaxbrats predict"
         raise InputError(problem, file=pathlib.Path(case), hint=hint)
-    (result,) = predict_by_settings(cohort.cases, network, None)
+    (result,) = predict_cases(cohort.cases, Predictor.of(network), network, None)
     if isinstance(result, InputError):
         raise result
-    return result.file_labels, result.file_affine
+    return result.file_labels, result.patient.header.get_best_affine()

@@ -127,51 +127,43 @@ def main() -> int:
     """Predicts and prints how many cases were segmented; 1 if one could not be."""
     prepare_jax()
     networks = _networks()
-    settings, inference, postprocessing = networks[0].preprocessing, networks[0].inference, networks[0].postprocessing
+    first = dataclasses.replace(networks[0], missing_allowed=all(network.missing_allowed for network in networks))
+    inference = first.inference
     maps = [name for name, wanted in (("probabilities", _PROBABILITIES), ("entropy", _UNCERTAINTY)) if wanted.value]
     options = {
         "mode": _MODE.value,
         **({"window": inference.window} if inference.window else {}),
         "overlap": inference.overlap,
         "mirror": inference.mirror,
-        "postprocess": dataclasses.asdict(postprocessing),
+        "postprocess": dataclasses.asdict(first.postprocessing),
         "labels": _CONVENTION.value,
         "maps": maps,
-        **({"thresholds": networks[0].head.thresholds} if isinstance(networks[0].head, RegionsHead) else {}),
+        **({"thresholds": first.head.thresholds} if isinstance(first.head, RegionsHead) else {}),
     }
     cohort = find_cases(_INPUT.value)
     folder = pathlib.Path(_OUTPUT.value)
     problems: list[InputError] = list(cohort.problems)
     without_picture: list[InputError] = []
-    predictor = Predictor(networks, networks[0].window, inference.overlap, _BATCH.value, inference.mirror)
+    predictor = Predictor(networks, first.window, inference.overlap, _BATCH.value, inference.mirror)
     made = made_by(networks, options)
     with open_output(folder, made, cohort.cases, lambda case: [*output_names(case, maps), f"{case}.png"]) as output:
         write_label_tables(folder, BRATS_2023 if _CONVENTION.value == "2023" else BRATS_2021)
         if output.already:
             print(f"{output.already} of {len(cohort.cases)} cases were segmented before")
         results = predict_cases(
-            output.todo,
-            predictor,
-            settings,
-            folder,
-            frame=networks[0].frame,
-            mode=_MODE.value,
-            postprocessing=postprocessing,
-            convention=_CONVENTION.value,
-            maps=maps,
-            head=predictor.head,
-            missing_allowed=all(network.missing_allowed for network in networks),
+            output.todo, predictor, first, folder, mode=_MODE.value, convention=_CONVENTION.value, maps=maps
         )
         for result in tqdm(results, desc="predicting", unit="case", total=len(output.todo), dynamic_ncols=True):
             if isinstance(result, InputError):
                 problems.append(result)
                 output.add_problem(result)
                 continue
-            for warning in result.warnings:
+            for warning in result.patient.warnings:
                 tqdm.write(f"warning: {warning}", file=sys.stderr)
-            problem = _draw(result, folder, settings.modalities)
+            problem = _draw(result, folder, first.preprocessing.modalities)
             without_picture += [problem] if problem else []
-            output.add(result, [*output_names(result.case, maps), *([] if problem else [f"{result.case}.png"])])
+            case = result.patient.case
+            output.add(result, [*output_names(case, maps), *([] if problem else [f"{case}.png"])])
     done = len(cohort.cases) + len(cohort.problems) - len(problems)
     print(f"{done} of {done + len(problems)} cases segmented in {printable(str(folder))}")
     for problem in problems:
@@ -225,15 +217,16 @@ def _with_thresholds(head: Head) -> Head:
 
 def _draw(result: Segmentation, folder: pathlib.Path, modalities: Sequence[str]) -> InputError | None:
     """Draws a case; returns why it could not be drawn. Only a disk that takes no more files ends the cohort."""
-    path = folder / f"{result.case}.png"
-    modality = next(modality for modality in modalities if modality not in result.missing)
+    patient = result.patient
+    path = folder / f"{patient.case}.png"
+    modality = next(modality for modality in modalities if modality not in patient.missing)
     try:
         plot_overlay(
-            result.image[..., modalities.index(modality)],
+            patient.image[..., modalities.index(modality)],
             [("prediction", result.labels)],
             path,
-            affine=result.affine,
-            title=printable(result.case),
+            affine=patient.affine,
+            title=printable(patient.case),
             image_title=modality,
         )
     except Exception as error:
@@ -241,5 +234,5 @@ def _draw(result: Segmentation, folder: pathlib.Path, modalities: Sequence[str])
         if trouble is not None and trouble.errno != errno.ENAMETOOLONG:
             raise
         reason = " ".join(str(error).split())
-        return InputError(f"cannot be drawn ({type(error).__name__}: {reason})", case=result.case, file=path)
+        return InputError(f"cannot be drawn ({type(error).__name__}: {reason})", case=patient.case, file=path)
     return None

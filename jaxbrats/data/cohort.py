@@ -32,8 +32,8 @@ from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
 from jaxbrats.data.raw.alignment import cohort_frame
 from jaxbrats.data.raw.cases import Case, find_cases
 from jaxbrats.data.raw.geometry import Frame
-from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, cohort_checksum
-from jaxbrats.data.sources import Sources, same_content, sources_of, untouched, with_checksums
+from jaxbrats.data.shards import MANIFEST, WHOLE, Shard
+from jaxbrats.data.sources import CONTENT, STAT, Sources, agree, sources_of, with_checksums
 from jaxbrats.system import files, processes
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import held_briefly, locked
@@ -96,7 +96,7 @@ def preprocess_cohort(
         with held_briefly(out, "manifest"):
             records, tasks = _plan(raw, out, settings, frame, head, cohort.cases, shard, set(names))
             records |= {name: {"status": FAILED, "reason": str(problems[name])} for name in names if name in problems}
-            writer = ManifestWriter(out, head, names, records, shard, cohort_checksum(everything))
+            writer = ManifestWriter(out, head, names, records, shard, files.fingerprint(everything))
             if shard == WHOLE:
                 _delete_parts(out)
         results = processes.map_in_processes(
@@ -174,7 +174,7 @@ def _plan(
         if case.name not in names:
             continue
         try:
-            sources = sources_of(case, settings, raw)
+            sources = sources_of(case, settings.modalities, raw)
         except InputError as error:
             records[case.name] = _failed(case, error)
             continue
@@ -184,7 +184,7 @@ def _plan(
             continue
         records[case.name] = record
         kept = record["status"] == KEPT
-        if not untouched(sources, record["sources"]) or (kept and stat_of(out, case.name) != record["stat"]):
+        if not agree(sources, record["sources"], STAT) or (kept and stat_of(out, case.name) != record["stat"]):
             tasks.append(_Task(case, sources, settings, frame, out, record))
     _delete_arrays(
         out,
@@ -264,7 +264,7 @@ def _work(task: _Task) -> dict[str, Any]:
     try:
         # First, while the file is not yet in memory either way: reading its voxels then costs no second visit.
         sources = with_checksums(task.sources, case, before and before["sources"])
-        if before is not None and same_content(sources, before["sources"]):
+        if before is not None and agree(sources, before["sources"], CONTENT):
             if before["status"] == SKIPPED:
                 return before | {"sources": sources}
             if holds_its_arrays(out, case.name, before):

@@ -3,15 +3,13 @@
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxbrats.data import manifest as manifests
 from jaxbrats.data import npy
-from jaxbrats.data.arrays import ArrayCase, CaseContent, check_image, check_mask
+from jaxbrats.data.arrays import ArrayCase, check_image, check_mask
 from jaxbrats.data.names import natural_key
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
@@ -85,11 +83,6 @@ def read_dataset(folder: str | pathlib.Path) -> Dataset:
     if count > 1:
         raise InputError("is in both train/ and val/", case=name, file=folder, hint="Remove one of the two")
     return Dataset(folder, _sorted(cases))
-
-
-def fingerprint(cases: Iterable[CaseContent]) -> str:
-    """Hexadecimal SHA-256 of what cases are, in their order."""
-    return hashlib.sha256(json.dumps([list(case) for case in cases]).encode()).hexdigest()
 
 
 def array_shapes(cases: Sequence[ArrayCase]) -> list[tuple[int, int, int, int]]:

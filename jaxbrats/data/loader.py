@@ -24,9 +24,10 @@ from absl import flags
 
 from jaxbrats.data.arrays import ArrayCase, read_image, read_labels, read_patch
 from jaxbrats.data.boxes import CropBox, crop
-from jaxbrats.data.dataset import array_shape, array_shapes, fingerprint
+from jaxbrats.data.dataset import array_shape, array_shapes
 from jaxbrats.data.patches import Size, patch_start
 from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import fingerprint
 from jaxbrats.system.processes import end_with_parent
 
 Batch = dict[str, np.ndarray]

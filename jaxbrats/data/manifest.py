@@ -244,7 +244,7 @@ class ManifestWriter:
         order: Names of all cases, in the order in which they are written.
         records: What is known at the start.
         shard: Whose manifest it is.
-        cohort: `cohort_checksum` of all cases, of a shard.
+        cohort: `fingerprint` of the names of all cases, of a shard.
     """
 
     def __init__(

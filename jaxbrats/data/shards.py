@@ -6,20 +6,19 @@ cases in a manifest of its own,
     DATA/manifest.2-of-4.json    {"version", "settings", "frame", "raw", "finished", "cohort", "cases"}
 
 and what the folder holds is what they say together; the one that ends last makes one manifest.json of them. `cohort` is
-a checksum of the names of all cases, because shards of different cohorts would leave some out. A run of its own is
+a fingerprint of the names of all cases, because shards of different cohorts would leave some out. A run of its own is
 shard 1 of 1, which has manifest.json to itself.
 """
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import fingerprint
 
 MANIFEST = "manifest.json"
 _PART = re.compile(r"manifest\.([1-9]\d*)-of-([1-9]\d*)\.json")
@@ -81,11 +80,6 @@ def find_parts(data_dir: pathlib.Path) -> dict[Shard, pathlib.Path]:
     return dict(sorted(parts.items()))
 
 
-def cohort_checksum(names: Iterable[str]) -> str:
-    """Tells whether two runs saw the same cases."""
-    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
-
-
 def merge(parts: Mapping[Shard, dict[str, Any]], before: dict[str, Any] | None) -> dict[str, Any]:
     """What the manifests of shards say together.
 
@@ -105,7 +99,7 @@ def merge(parts: Mapping[Shard, dict[str, Any]], before: dict[str, Any] | None) 
         and before["finished"]
         and before["settings"] == settings
         and before["frame"] == first["frame"]
-        and cohort_checksum(before["cases"]) == cohort
+        and fingerprint(before["cases"]) == cohort
     )
     shares, missing = [], []
     for shard in (Shard(index, count) for index in range(1, count + 1)):

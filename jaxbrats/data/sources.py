@@ -1,14 +1,14 @@
-"""The files that the arrays of a case were made from, and whether they still hold the same.
+"""The files that arrays or a segmentation of a case were made from, and whether they still hold the same.
 
-What identifies a file is its content. A source is its path in the cohort, size, modification time and the CRC-32 of its
-bytes; size and time spare reading a file again that nobody touched.
+What identifies a file is its content. A source is its path, of arrays in the cohort, size, modification time and the
+CRC-32 of its bytes; size and time spare reading a file again that nobody touched.
 """
 
 import dataclasses
 import os
 import pathlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxbrats.data.manifest import FAILED, read_manifest
@@ -17,9 +17,8 @@ from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 
-_STAT = ("path", "size", "mtime_ns")
-# What of a source is its content, and what decides how that is read.
-_CONTENT = ("size", "checksum", "channel", "label_map")
+# What tells by itself that a file was not touched, and what is its content.
+STAT, CONTENT = ("path", "size", "mtime_ns"), ("size", "checksum")
 Sources = dict[str, dict[str, Any]]
 
 
@@ -55,7 +54,7 @@ def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, setti
     for case in cohort.cases:
         if case.name not in records:
             found.append(Difference(case.name, "new"))
-        elif not _is_same(case, settings, raw, records[case.name]):
+        elif not is_same(case, settings.modalities, raw, records[case.name].get("sources")):
             found.append(Difference(case.name, "changed"))
     problems = {problem.case or str(problem.file) for problem in cohort.problems}
     found += [Difference(name, "new") for name in problems if name not in records]
@@ -82,38 +81,57 @@ def case_of(name: str, record: Mapping[str, Any], raw_dir: pathlib.Path, setting
     labels = volumes.pop("seg", None)
     label_map = record["sources"].get("seg", {}).get("label_map", {})
     case = Case(name, record["patient"], volumes, labels, {int(old): new for old, new in label_map.items()})
-    if not _is_same(case, settings, raw_dir, record):
+    if not is_same(case, settings.modalities, raw_dir, record["sources"]):
         hint = "Restore them, or preprocess into another folder and train again"
         raise InputError("its files hold something else than it was made from", case=name, file=raw_dir, hint=hint)
     return case
 
 
-def _is_same(case: Case, settings: Preprocessing, raw: pathlib.Path, record: Mapping[str, Any]) -> bool:
-    before = record.get("sources")
+def is_same(
+    case: Case,
+    modalities: Iterable[str],
+    base: pathlib.Path | None,
+    before: Mapping[str, Any] | None,
+    labels: bool = True,
+) -> bool:
+    """Whether the files of a case hold what they did; those of the same place, size and time are not read again.
+
+    Args:
+        case: The case as it is now.
+        modalities: As for `sources_of`, like `base` and `labels`.
+        base: The same as that of `before`.
+        before: Its sources with checksums; None where they could not be read, and the same is that they still cannot.
+        labels: Whether its segmentation counts.
+    """
     try:
-        now = sources_of(case, settings, raw)
+        now = sources_of(case, modalities, base, labels)
         return before is not None and (
-            untouched(now, before) or same_content(with_checksums(now, case, before), before)
+            agree(now, before, STAT) or agree(with_checksums(now, case, before), before, CONTENT)
         )
     except InputError:
-        return record["status"] == FAILED and before is None
+        return before is None
 
 
-def sources_of(case: Case, settings: Preprocessing, raw: pathlib.Path) -> Sources:
+def sources_of(case: Case, modalities: Iterable[str], base: pathlib.Path | None, labels: bool = True) -> Sources:
     """The files of a case by their stat, in the form that JSON gives back.
+
+    Args:
+        case: Whose files.
+        modalities: Which of its images; all are there.
+        base: Folder that the paths are relative to; None leaves them as the case has them.
+        labels: Whether to add its segmentation, where there is one, as 'seg'.
 
     Raises:
         InputError: one cannot be read.
     """
-    volumes = {modality: case.modalities[modality] for modality in settings.modalities}
-    sources = {modality: _source(volume, case, raw) for modality, volume in volumes.items()}
-    if case.labels is not None:
+    sources = {modality: _source(case.modalities[modality], case, base) for modality in modalities}
+    if labels and case.labels is not None:
         label_map = {str(label): new for label, new in sorted(case.label_map.items())}
-        sources["seg"] = _source(case.labels, case, raw) | {"label_map": label_map}
+        sources["seg"] = _source(case.labels, case, base) | {"label_map": label_map}
     return sources
 
 
-def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]:
+def _source(volume: VolumeFile, case: Case, base: pathlib.Path | None) -> dict[str, Any]:
     try:
         status = volume.path.stat()
     except OSError as error:
@@ -122,16 +140,17 @@ def _source(volume: VolumeFile, case: Case, raw: pathlib.Path) -> dict[str, Any]
     if not stat.S_ISREG(status.st_mode):
         hint = "Copy or download it again"
         raise InputError("expected a file, found something else", case=case.name, file=volume.path, hint=hint)
-    path = pathlib.PurePath(os.path.relpath(volume.path, raw)).as_posix()
-    source = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    path = volume.path if base is None else pathlib.PurePath(os.path.relpath(volume.path, base))
+    source = {"path": path.as_posix(), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     return source if volume.channel is None else source | {"channel": volume.channel}
 
 
-def untouched(now: Sources, before: Mapping[str, Any]) -> bool:
-    """Whether all files are by their stat what they were."""
+def agree(now: Sources, before: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether all files are by these keys, `STAT` or `CONTENT`, what they were, and are read in the same way."""
     return now.keys() == before.keys() and all(
-        source.items() <= before[part].items() and source.get("channel") == before[part].get("channel")
+        source.get(key) == before[part].get(key)
         for part, source in now.items()
+        for key in (*keys, "channel", "label_map")
     )
 
 
@@ -141,21 +160,14 @@ def with_checksums(now: Sources, case: Case, before: Mapping[str, Any] | None = 
     Raises:
         InputError: a file cannot be read.
     """
-    known = {tuple(source.get(key) for key in _STAT): source.get("checksum") for source in (before or {}).values()}
+    known = {tuple(source.get(key) for key in STAT): source.get("checksum") for source in (before or {}).values()}
     found = {}
     for part, source in now.items():
-        place = tuple(source[key] for key in _STAT)
+        place = tuple(source[key] for key in STAT)
         if known.get(place) is None:
             known[place] = _file_checksum(case.labels if part == "seg" else case.modalities[part], case)
         found[part] = source | {"checksum": known[place]}
     return found
-
-
-def same_content(now: Sources, before: Mapping[str, Any]) -> bool:
-    """Whether files with checksums hold what they did, wherever they lie now."""
-    return now.keys() == before.keys() and all(
-        all(source.get(key) == before[part].get(key) for key in _CONTENT) for part, source in now.items()
-    )
 
 
 def _file_checksum(volume: VolumeFile, case: Case) -> str:

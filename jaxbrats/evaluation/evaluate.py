@@ -16,7 +16,7 @@ from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.volumes import affine_of_array
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.postprocess import postprocess
-from jaxbrats.inference.predict import predict_by_settings
+from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.predictions import write_prediction
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.system.errors import InputError
@@ -58,7 +58,7 @@ def predict_files(
     Yields:
         For each case what was predicted, or what is wrong with it.
     """
-    results = predict_by_settings(cases, network, folder)
+    results = predict_cases(cases, Predictor.of(network), network, folder)
     for case, result in zip(cases, results, strict=True):
         if isinstance(result, InputError):
             yield result

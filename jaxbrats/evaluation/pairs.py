@@ -1,19 +1,20 @@
 """Which segmentation is scored against which: label files of two folders, paired by the name of the case."""
 
 import dataclasses
-import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
+from jaxbrats.data.names import nifti_stem
+from jaxbrats.data.raw.cases import walk
 from jaxbrats.data.raw.dataset_json import read_dataset_json
 from jaxbrats.inference.predict import MAPS
 from jaxbrats.system.errors import InputError
 
-_NIFTI = re.compile(r"(.+)\.nii(\.gz)?", re.IGNORECASE)
 _SEGMENTATION = re.compile(r"(.+)[-_]seg", re.IGNORECASE)
 # BraTS 2020 published the segmentation of BraTS20_Training_355 as W39_1998.09.19_Segm.nii, in the folder of the case.
 _NAMED_BY_FOLDER = re.compile(r".+_segm", re.IGNORECASE)
+_IMAGE_FOLDERS = {"imagesTr", "imagesTs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,27 +87,16 @@ def label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, L
 
 
 def nifti_files(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """NIfTI files below a folder with their names without .nii or .nii.gz."""
-    return ((path, match[1]) for path in _walk(folder) if (match := _NIFTI.fullmatch(path.name)))
+    """NIfTI files below a folder, but no images of a data set, with their names without .nii or .nii.gz."""
+    for path, names in walk(folder, problems=[]):  # what cannot be read has no partner, which is told
+        if _IMAGE_FOLDERS.isdisjoint(path.relative_to(folder).parts):
+            yield from ((path / name, stem) for name in names if (stem := nifti_stem(name)))
 
 
 def _is_map(stem: str, stems: set[str]) -> bool:
     """Whether a file is a map that `jaxbrats predict` wrote beside the case's segmentation."""
     case, _, kind = stem.rpartition("-")
     return kind in MAPS and case in stems
-
-
-def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Files below a folder, links followed, each folder once; no hidden files, and no images of a data set."""
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        status = pathlib.Path(parent).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if name[0] != "." and name not in ("imagesTr", "imagesTs"))
-        yield from (pathlib.Path(parent, name) for name in sorted(names) if name[0] != ".")
 
 
 def _segmentation_of(path: pathlib.Path, stem: str) -> str | None:

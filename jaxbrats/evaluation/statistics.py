@@ -45,13 +45,11 @@ def describe(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> d
     return numbers
 
 
-def summarise(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> Summary:
+def summarise(rows: Sequence[Row]) -> Summary:
     """Describes every metric of every region over the cases.
 
     Args:
         rows: A score table.
-        resamples: As `describe`.
-        seed: As `describe`.
 
     Returns:
         region -> metric -> what `describe` returns, in the order of `data.labels.SCORED` and `metrics.COLUMNS`; plain
@@ -59,7 +57,7 @@ def summarise(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> Summ
     """
     return {
         region: {
-            metric: describe([row.get(metric, math.nan) for row in of_region], resamples, seed)
+            metric: describe([row.get(metric, math.nan) for row in of_region])
             for metric in metrics.COLUMNS
             if any(metric in row for row in of_region)
         }
@@ -68,9 +66,9 @@ def summarise(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> Summ
     }
 
 
-def summary_table(summary: Summary, printed: Sequence[str] = PRINTED) -> str:
+def summary_table(summary: Summary) -> str:
     """A summary as text: a line a region, and for each metric its mean, standard deviation and median."""
-    columns = [metric for metric in printed if any(metric in metrics_of for metrics_of in summary.values())]
+    columns = [metric for metric in PRINTED if any(metric in metrics_of for metrics_of in summary.values())]
     width = 24
     lines = [
         "".join([f"{'':14}", *(f"{metric:>{width}}" for metric in columns)]),
@@ -85,16 +83,12 @@ def summary_table(summary: Summary, printed: Sequence[str] = PRINTED) -> str:
     return "\n".join(lines)
 
 
-def compare(
-    first: Sequence[Row], second: Sequence[Row], resamples: int = 2000, seed: int = 0
-) -> list[dict[str, str | float | int | None]]:
+def compare(first: Sequence[Row], second: Sequence[Row]) -> list[dict[str, str | float | int | None]]:
     """Compares two runs over the cases that both scored.
 
     Args:
         first: A score table.
         second: Another of the same cases.
-        resamples: As `describe`.
-        seed: As `describe`.
 
     Returns:
         For each region and metric a dict: `region`, `metric`, `n` pairs, `mean_first`, `mean_second`, `difference`
@@ -111,7 +105,7 @@ def compare(
             pairs = pairs[~np.isnan(pairs).any(axis=1)]
             if not len(pairs):
                 continue
-            difference = describe(pairs[:, 1] - pairs[:, 0], resamples, seed)
+            difference = describe(pairs[:, 1] - pairs[:, 0])
             compared.append(
                 {
                     "region": region,

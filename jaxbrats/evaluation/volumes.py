@@ -14,9 +14,8 @@ from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_images
 from jaxbrats.data.raw import geometry, nifti
 from jaxbrats.data.raw.cases import Case, VolumeFile
-from jaxbrats.data.raw.nifti import Volume
+from jaxbrats.data.raw.nifti import Grid, Volume
 from jaxbrats.inference.predictions import read_prediction
-from jaxbrats.system.errors import InputError
 
 
 class Volumes(NamedTuple):
@@ -97,13 +96,8 @@ class ScoredFiles:
         """See `ScoredCase`."""
         truth, affine = nifti.read_labels(self.case.labels, self.name, self.case.label_map)
         prediction, found = nifti.read_labels(VolumeFile(self.prediction), self.name, BRATS_2023)
-        if truth.shape != prediction.shape or not np.allclose(found, affine, rtol=0, atol=nifti.AFFINE_TOLERANCE):
-            raise InputError(
-                "lies on other voxels than the case's segmentation",
-                case=self.name,
-                file=self.prediction,
-                hint="Run jaxbrats evaluate again",
-            )
+        first, second = Grid(self.case.labels.path, truth.shape, affine), Grid(self.prediction, prediction.shape, found)
+        nifti.check_geometry(self.name, first, second, "Run jaxbrats evaluate again")
 
         def box_of_all(volumes: Sequence[Volume]) -> CropBox:
             inside = (truth > 0) | (prediction > 0)

@@ -80,21 +80,12 @@ class _Value:
         return cls(array, array.shape)
 
 
-def to_onnx(
-    function: Callable[[jax.Array], jax.Array],
-    shape: Sequence[int],
-    *,
-    input_name: str = "image",
-    output_name: str = "probabilities",
-    metadata: Mapping[str, str],
-) -> Any:
-    """Translates a function of one array.
+def to_onnx(function: Callable[[jax.Array], jax.Array], shape: Sequence[int], *, metadata: Mapping[str, str]) -> Any:
+    """Translates a function of one array, 'image' in the graph, to one, 'probabilities'.
 
     Args:
         function: `(batch, *shape)` float32 to an array whose first axis is the batch too.
         shape: Of the input, without the batch, which may be of any size.
-        input_name: Name of the input in the graph.
-        output_name: Name of the output.
         metadata: What the file is to say of itself.
 
     Returns:
@@ -107,11 +98,11 @@ def to_onnx(
     (batch,) = jax.export.symbolic_shape("batch")
     closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *shape), np.float32))
     graph = _Graph(onnx)
-    (output,) = graph.run(closed.jaxpr, closed.consts, [_Value(input_name, (batch, *shape))])
-    graph.nodes.append(onnx.helper.make_node("Identity", [output.content], [output_name]))
+    (output,) = graph.run(closed.jaxpr, closed.consts, [_Value("image", (batch, *shape))])
+    graph.nodes.append(onnx.helper.make_node("Identity", [output.content], ["probabilities"]))
     tensors = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *map(int, aval.shape[1:])])
-        for name, aval in ((input_name, closed.in_avals[0]), (output_name, closed.out_avals[0]))
+        for name, aval in (("image", closed.in_avals[0]), ("probabilities", closed.out_avals[0]))
     ]
     body = onnx.helper.make_graph(graph.nodes, "jaxbrats", tensors[:1], tensors[1:], graph.constants)
     opsets = [onnx.helper.make_opsetid("", OPSET)]

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxbrats.data.raw.cases import Case
+from jaxbrats.data.sources import is_same
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.predict import Segmentation
-from jaxbrats.inference.source_files import is_unchanged
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json, write_json
 from jaxbrats.system.locks import locked
@@ -86,14 +86,15 @@ class OutputFolder:
 
     def add(self, segmentation: Segmentation, files: Sequence[str]) -> None:
         """Takes a case that is done, and the names of its files."""
-        self._cases[segmentation.case] = {
+        patient = segmentation.patient
+        self._cases[patient.case] = {
             "status": _DONE,
             "files": list(files),
-            "input": {modality: source.to_dict() for modality, source in segmentation.sources.items()},
-            "missing": list(segmentation.missing),
+            "input": patient.sources,
+            "missing": list(patient.missing),
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "warnings": [str(warning) for warning in segmentation.warnings],
+            "warnings": [str(warning) for warning in patient.warnings],
         }
         self._save_now_and_then()
 
@@ -118,9 +119,11 @@ class OutputFolder:
         record = self._cases.get(case.name, {})
         if record.get("status") != _DONE or not present.issuperset(record["files"]):
             return False
-        # A modality that has come since makes another input.
+        before = record["input"]
+        # A modality that has come or gone since makes another input.
         come = not case.modalities.keys().isdisjoint(record.get("missing", ()))
-        return not come and is_unchanged(case, record["input"])
+        gone = not case.modalities.keys() >= before.keys()
+        return not come and not gone and is_same(case, before, None, before, labels=False)
 
 
 @contextlib.contextmanager
@@ -175,14 +178,14 @@ def _is_case(record: Any) -> bool:
     if not isinstance(record, dict) or record.get("status") != _DONE:
         return isinstance(record, dict) and record.get("status") in (_PENDING, _FAILED)
     sources, files, missing = record.get("input"), record.get("files"), record.get("missing", [])
-    keys = {"path", "channel", "size", "mtime_ns", "checksum"}
+    keys = {"path", "size", "mtime_ns", "checksum"}
     return (
         isinstance(files, list)
         and all(isinstance(name, str) for name in files)
         and isinstance(missing, list)
         and all(isinstance(name, str) for name in missing)
         and isinstance(sources, dict)
-        and all(isinstance(source, dict) and source.keys() == keys for source in sources.values())
+        and all(isinstance(source, dict) and source.keys() - {"channel"} == keys for source in sources.values())
     )
 
 

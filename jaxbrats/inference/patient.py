@@ -20,7 +20,7 @@ from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case, missing_modalities
 from jaxbrats.data.raw.geometry import Frame, same_spacing
 from jaxbrats.data.raw.nifti import Volume
-from jaxbrats.inference.source_files import SourceFile, source_files
+from jaxbrats.data.sources import Sources, sources_of, with_checksums
 from jaxbrats.system.errors import InputError
 
 MODES = ("window", "crop")
@@ -42,24 +42,22 @@ class Patient:
     Attributes:
         case: Name of the case.
         image: Normalised modalities in the box, `(X, Y, Z, C)`, turned to the training orientation.
-        network_input: The image at the training spacing: what the network is given.
         box: Where the image lies in the turned volume.
         affine: `(4, 4)` of the image, in mm.
         orientation: Orientation of the image such as 'LPS'; None for the files' own.
         header: Header of the first modality that is there, whose voxels a segmentation is written on.
-        sources: Modality -> the file that was read.
+        sources: The files that were read, with checksums.
         missing: Modalities that are not there, whose channels are 0.
         warnings: What is doubtful about the images, and what that means for the segmentation.
     """
 
     case: str
     image: np.ndarray
-    network_input: np.ndarray
     box: CropBox
     affine: np.ndarray
     orientation: str | None
     header: nib.Nifti1Header
-    sources: dict[str, SourceFile]
+    sources: Sources
     missing: tuple[str, ...]
     warnings: tuple[InputError, ...]
 
@@ -78,7 +76,7 @@ class Patient:
 
 def read_patient(
     case: Case, settings: Preprocessing, frame: Frame | None, mode: str, missing_allowed: bool = False
-) -> Patient:
+) -> tuple[Patient, np.ndarray]:
     """Reads and prepares a case.
 
     Args:
@@ -88,11 +86,16 @@ def read_patient(
         mode: 'window' takes the brain's bounding box, 'crop' the box that training took, which may be the same.
         missing_allowed: Whether modalities, but not all, may be missing; their channels are then 0.
 
+    Returns:
+        The patient, and the image at the training spacing `(X, Y, Z, C)`: what the network is given. Apart, so that
+        who keeps the patient does not keep a second image.
+
     Raises:
         InputError: modalities are missing, or the files cannot be used, see `preprocess_images`.
     """
     missing = _missing(case, settings.modalities, missing_allowed)
-    sources = source_files(case, [modality for modality in settings.modalities if modality not in missing])
+    there = [modality for modality in settings.modalities if modality not in missing]
+    sources = with_checksums(sources_of(case, there, None, labels=False), case)
     warnings = [_without(case.name, missing)] if missing else []
 
     def inspect(volumes: Sequence[Volume]) -> CropBox:
@@ -107,7 +110,8 @@ def read_patient(
         network_input = geometry.resample(image, _input_shape(box, affine, settings.crop, frame, mode))
     affine = affine @ nib.affines.from_matvec(np.eye(3), np.array(box.origin))
     orientation = frame and frame.orientation
-    return Patient(case.name, image, network_input, box, affine, orientation, header, sources, missing, tuple(warnings))
+    patient = Patient(case.name, image, box, affine, orientation, header, sources, missing, tuple(warnings))
+    return patient, network_input
 
 
 def _missing(case: Case, modalities: Sequence[str], allowed: bool) -> tuple[str, ...]:

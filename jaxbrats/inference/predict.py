@@ -15,17 +15,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case
-from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import write_labels, write_map
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.patient import Patient, read_patient
-from jaxbrats.inference.postprocess import Postprocessing, postprocess
-from jaxbrats.inference.predictor import Predictor
-from jaxbrats.inference.source_files import SourceFile
-from jaxbrats.model.heads import LABELS, Head
+from jaxbrats.inference.postprocess import postprocess
+from jaxbrats.model.heads import Head
 from jaxbrats.system.errors import InputError
 
 MAPS = ("probabilities", "entropy")
@@ -36,59 +32,27 @@ class Segmentation:
     """What was predicted for a case.
 
     Attributes:
-        case: Name of the case.
+        patient: The case, its image and where that lies.
         path: The label file; None where nothing was to be written.
         file_labels: Labels `(X, Y, Z)` uint8 on the voxels of the case's own files.
-        file_affine: `(4, 4)` of the files, in mm.
-        image: Normalised modalities `(X, Y, Z, C)` in the box that was looked at, in the training orientation.
-        labels: Labels `(X, Y, Z)` uint8 of the image.
-        affine: `(4, 4)` of image and labels, in mm.
-        sources: Modality -> the file that was read.
-        missing: Modalities that were not there and are 0 in the image.
-        warnings: What is doubtful about the images, and what that means for the segmentation.
+        labels: Labels `(X, Y, Z)` uint8 of the patient's image.
     """
 
-    case: str
+    patient: Patient
     path: pathlib.Path | None
     file_labels: np.ndarray
-    file_affine: np.ndarray
-    image: np.ndarray
     labels: np.ndarray
-    affine: np.ndarray
-    sources: dict[str, SourceFile]
-    missing: tuple[str, ...]
-    warnings: tuple[InputError, ...]
-
-
-def predict_by_settings(
-    cases: Sequence[Case], network: Network, folder: pathlib.Path | None
-) -> Iterator[Segmentation | InputError]:
-    """As `predict_cases`, by a run's network as its settings have it applied."""
-    return predict_cases(
-        cases,
-        Predictor.of(network),
-        network.preprocessing,
-        folder,
-        frame=network.frame,
-        postprocessing=network.postprocessing,
-        head=network.head,
-        missing_allowed=network.missing_allowed,
-    )
 
 
 def predict_cases(
     cases: Sequence[Case],
     predict: Callable[[np.ndarray], np.ndarray],
-    settings: Preprocessing,
+    network: Network,
     folder: pathlib.Path | None,
     *,
-    frame: Frame | None = None,
     mode: str = "window",
-    postprocessing: Postprocessing | None = None,
     convention: str = "2023",
     maps: Collection[str] = (),
-    head: Head = LABELS,
-    missing_allowed: bool = False,
 ) -> Iterator[Segmentation | InputError]:
     """Segments cases one after the other and writes `folder/CASE.nii.gz` on the voxels of each case's own files.
 
@@ -98,16 +62,13 @@ def predict_cases(
     Args:
         cases: What to segment; their segmentations, where they have any, are not read.
         predict: Image `(X, Y, Z, C)`, no smaller than the crop, to probabilities `(X, Y, Z, K)`, such as a `Predictor`.
-        settings: Preprocessing of the run.
+        network: What tells how cases are prepared, what the probabilities mean and what is done to the labels, such as
+            the first of an ensemble; see its `preprocessing`, `frame`, `missing_allowed`, `head` and `postprocessing`.
         folder: Where to write; None writes nothing.
-        frame: Orientation and spacing of the training cases; None predicts on the files' voxels as they are.
         mode: 'window' predicts in the brain's bounding box, 'crop' in the crop about the centre that training used.
-        postprocessing: What is done to the labels; None for nothing.
         convention: Number of the enhancing tumour in the files: '2023' writes 3, '2021' writes 4.
         maps: Some of `MAPS`. 'probabilities' writes CASE-probabilities.nii.gz `(X, Y, Z, K)`, 'entropy' the
             uncertainty in nats as CASE-entropy.nii.gz; see `entropy` of the head.
-        head: What the probabilities mean.
-        missing_allowed: Whether modalities, but not all, may be missing, see `Network.missing_allowed`.
 
     Yields:
         For each case in turn what was predicted, or why it could not be: files that are missing or cannot be used,
@@ -116,7 +77,13 @@ def predict_cases(
     Raises:
         OSError: the folder cannot be written, because the disk is full or read-only, for example.
     """
-    read = functools.partial(read_patient, settings=settings, frame=frame, mode=mode, missing_allowed=missing_allowed)
+    read = functools.partial(
+        read_patient,
+        settings=network.preprocessing,
+        frame=network.frame,
+        mode=mode,
+        missing_allowed=network.missing_allowed,
+    )
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         coming = None
         for case, following in itertools.zip_longest(cases, cases[1:]):
@@ -124,7 +91,7 @@ def predict_cases(
             coming = reader.submit(read, following) if following else None
             try:
                 # Yielded without a name, so that it is not kept while the next case is at work.
-                yield _segment(case.name, reading.result, predict, folder, postprocessing, convention, maps, head)
+                yield _segment(case.name, reading.result, predict, network, folder, convention, maps)
             except InputError as problem:
                 # The frames of its traceback would keep the arrays of the case.
                 problem.__traceback__ = problem.__cause__ = problem.__context__ = None
@@ -139,45 +106,31 @@ def output_names(case: str, maps: Collection[str] = ()) -> list[str]:
 
 def _segment(
     name: str,
-    read: Callable[[], Patient],
+    read: Callable[[], tuple[Patient, np.ndarray]],
     predict: Callable[[np.ndarray], np.ndarray],
+    network: Network,
     folder: pathlib.Path | None,
-    postprocessing: Postprocessing | None,
     convention: str,
     maps: Collection[str],
-    head: Head,
 ) -> Segmentation:
     with _of_this_case(name, "Use a machine with more"):
-        patient = read()
+        patient, network_input = read()
     with _of_this_case(name, "Predict fewer windows at once (--batch), or use a machine with more"):
-        probabilities = predict(patient.network_input)
+        probabilities = predict(network_input)
         if np.isnan(probabilities.min()):
             problem = "the network gives probabilities that are not numbers"
             raise InputError(problem, case=name, hint="Choose another --step, and look at the case's intensities")
     with _of_this_case(name, "Ask for no maps, or use a machine with more" if maps else "Use a machine with more"):
         probabilities = geometry.resample(probabilities, patient.box.size)
-        labels = head.labels(probabilities)
-        if postprocessing is not None:
-            labels = postprocess(labels, patient.spacing_mm, postprocessing)
+        labels = postprocess(network.head.labels(probabilities), patient.spacing_mm, network.postprocessing)
         file_labels = patient.on_file(labels)
         path = None
         if folder is not None:
             path = folder / f"{name}.nii.gz"
             with _all_or_none(folder, output_names(name, maps)):
-                _write_maps(folder, patient, probabilities, maps, head)
+                _write_maps(folder, patient, probabilities, maps, network.head)
                 write_labels(path, file_labels, patient.header, convention)
-    return Segmentation(
-        name,
-        path,
-        file_labels,
-        patient.header.get_best_affine(),
-        patient.image,
-        labels,
-        patient.affine,
-        patient.sources,
-        patient.missing,
-        patient.warnings,
-    )
+    return Segmentation(patient, path, file_labels, labels)
 
 
 def _write_maps(

@@ -69,10 +69,7 @@ def jit_validation_step(
     mesh: jax.sharding.Mesh, model: nn.Module, loss_function: LossFunction, head: Head = LABELS
 ) -> Callable[[TrainState, Batch], CaseMetrics]:
     """`validation_step` compiled over the mesh."""
-
-    def step(state: TrainState, batch: Batch) -> CaseMetrics:
-        return validation_step(model, loss_function, state, batch, head)
-
+    step = functools.partial(validation_step, model, loss_function, head=head)
     whole = replicated(mesh)
     return jax.jit(step, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
 

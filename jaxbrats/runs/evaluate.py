@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.arrays import ArrayCase, identified, identify
-from jaxbrats.data.dataset import Dataset, fingerprint, read_dataset
+from jaxbrats.data.dataset import Dataset, read_dataset
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.sources import case_of
@@ -72,7 +72,7 @@ def is_evaluated(record: RunRecord, step: int) -> bool:
     problem.
     """
     summary = read_summary(record.workdir)
-    own = fingerprint(record.cases[name] for name in record.split.val)
+    own = files.fingerprint(record.cases[name] for name in record.split.val)
     asked = read_postprocessing(record.workdir, record.settings.postprocessing)
     # A summary that does not say is of a time when evaluation did none.
     done = summary.get("postprocessing", dataclasses.asdict(Postprocessing()))
@@ -167,7 +167,7 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         {
             "step": network.step,
             "data": portable(dataset.folder, record.workdir),
-            "fingerprint": fingerprint(case.content for case in cases),
+            "fingerprint": files.fingerprint(case.content for case in cases),
             "scored": "arrays" if files_of is None else "whole volumes",
             "inference": dataclasses.asdict(network.inference),
             "postprocessing": dataclasses.asdict(network.postprocessing),

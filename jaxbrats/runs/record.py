@@ -20,15 +20,17 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from jaxbrats.config.settings import Settings, from_config
 from jaxbrats.data.arrays import ArrayCase, CaseContent
-from jaxbrats.data.dataset import Dataset, fingerprint
+from jaxbrats.data.dataset import Dataset
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.split import Split
 from jaxbrats.runs.provenance import provenance
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import read_json, write_json, write_text
+from jaxbrats.system.files import fingerprint, read_json, write_json, write_text
 
 _RECORD, _STARTS = "config.json", "starts.jsonl"
 
@@ -209,7 +211,7 @@ def check_data(record: RunRecord, cases: Sequence[ArrayCase]) -> None:
 def changes(record: RunRecord, settings: Settings) -> dict[str, tuple[Any, Any]]:
     """The settings of a start that differ from the run's first: dotted name -> (then, now)."""
     # A setting that came after the run began has its default there.
-    before, now = _flatten(record.settings.to_dict()), _flatten(settings.to_dict())
+    before, now = _by_name(record.settings), _by_name(settings)
     return {
         name: (before.get(name), now.get(name))
         for name in sorted(before.keys() | now.keys())
@@ -276,12 +278,7 @@ def portable(path: pathlib.Path, workdir: pathlib.Path) -> str:
     return path.relative_to(workdir).as_posix() if path.is_relative_to(workdir) else str(path)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names, tuples as the lists that JSON makes of them."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+def _by_name(settings: Settings) -> dict[str, Any]:
+    """Settings by their dotted names, tuples as the lists that JSON makes of them."""
+    flat = flatten_dict(settings.to_dict(), sep=".")
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}

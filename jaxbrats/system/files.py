@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from isal import isal_zlib
@@ -113,6 +113,11 @@ def checksum(path: str | pathlib.Path) -> str:
         while block := file.read(_BLOCK):
             value = isal_zlib.crc32(block, value)
     return f"crc32:{value:08x}"
+
+
+def fingerprint(values: Iterable[Any]) -> str:
+    """Hexadecimal SHA-256 of values that JSON can hold, in their order."""
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()
 
 
 def disk_error(error: BaseException, place: str | pathlib.Path) -> OSError | None:

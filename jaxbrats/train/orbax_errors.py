@@ -5,7 +5,7 @@ import logging
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from jaxbrats.system.errors import InputError
@@ -21,10 +21,14 @@ def quiet() -> Iterator[None]:
         if str(event.exc_value) != "Event loop is closed":
             hook_before(event)
 
-    # Orbax warns of what is meant here, checkpoints without scores, and logs as errors what it raises as well.
-    absl_filter = _Without(lambda record: "orbax" in record.pathname)
-    # Where several arrays cannot be written, the first is raised and asyncio tells of the others.
-    asyncio_filter = _Without(lambda record: "exception was never retrieved" in record.getMessage())
+    def absl_filter(record: logging.LogRecord) -> bool:
+        # Orbax warns of what is meant here, checkpoints without scores, and logs as errors what it raises as well.
+        return "orbax" not in record.pathname
+
+    def asyncio_filter(record: logging.LogRecord) -> bool:
+        # Where several arrays cannot be written, the first is raised and asyncio tells of the others.
+        return "exception was never retrieved" not in record.getMessage()
+
     hook_before = sys.unraisablehook
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
@@ -37,17 +41,6 @@ def quiet() -> Iterator[None]:
             sys.unraisablehook = hook_before
             logging.getLogger("asyncio").removeFilter(asyncio_filter)
             logging.getLogger("absl").removeFilter(absl_filter)
-
-
-class _Without(logging.Filter):
-    """Leaves out the records that a function picks."""
-
-    def __init__(self, picks: Callable[[logging.LogRecord], bool]) -> None:
-        super().__init__()
-        self._picks = picks
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not self._picks(record)
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jaxbrats.config.settings import Settings
 from jaxbrats.system.errors import InputError, printable
@@ -32,7 +33,7 @@ _WAITING, _PATIENCE = 10_000, 30
 class Tracker(Protocol):
     """What a tracker is told; an exception ends it. Made of the run's folder, its settings and the first step."""
 
-    def scalars(self, record: Mapping[str, Any]) -> None:
+    def scalars(self, record: dict[str, Any]) -> None:
         """A record of `metrics.jsonl`."""
 
     def images(self, step: int, name: str, image: np.ndarray) -> None:
@@ -56,7 +57,7 @@ class _TensorBoard:
         # Hides what an earlier start wrote of this step and later ones.
         self._writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
-    def scalars(self, record: Mapping[str, Any]) -> None:
+    def scalars(self, record: dict[str, Any]) -> None:
         from tensorboardX.summary import scalar
 
         for name, value in scalars_of(record).items():
@@ -95,7 +96,7 @@ class _WandB:
         # Its own count of steps refuses those that come again.
         self._run.define_metric("*", step_metric="step")
 
-    def scalars(self, record: Mapping[str, Any]) -> None:
+    def scalars(self, record: dict[str, Any]) -> None:
         self._run.log({"step": record["step"], **scalars_of(record)})
 
     def images(self, step: int, name: str, image: np.ndarray) -> None:
@@ -117,9 +118,9 @@ class _MLflow:
         run = mlflow.start_run(run_id=kept, run_name=workdir.name)
         if kept is None:
             _keep_id(workdir, "mlflow", run.info.run_id)
-            mlflow.log_params({name.replace("/", "."): value for name, value in _leaves(settings.to_dict())})
+            mlflow.log_params(flatten_dict(settings.to_dict(), sep="."))
 
-    def scalars(self, record: Mapping[str, Any]) -> None:
+    def scalars(self, record: dict[str, Any]) -> None:
         self._mlflow.log_metrics(scalars_of(record), step=record["step"])
 
     def images(self, step: int, name: str, image: np.ndarray) -> None:
@@ -174,7 +175,7 @@ class InBackground:
         self._thread = threading.Thread(target=self._work, args=(make,), name=name, daemon=True)
         self._thread.start()
 
-    def scalars(self, record: Mapping[str, Any]) -> None:
+    def scalars(self, record: dict[str, Any]) -> None:
         """As `Tracker.scalars`, later."""
         self._call("scalars", record)
 
@@ -211,17 +212,10 @@ class InBackground:
             print(printable(f"tracking by {self._name} ends: {reason}"), file=sys.stderr, flush=True)
 
 
-def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
+def scalars_of(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of a record by names such as 'val/dice/ET', without counts."""
-    return {f"{record['split']}/{name}": value for name, value in _leaves(record) if isinstance(value, float)}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, value
+    flat = flatten_dict(record, sep="/")
+    return {f"{record['split']}/{name}": value for name, value in flat.items() if isinstance(value, float)}
 
 
 def _kept_id(workdir: pathlib.Path, name: str) -> str | None:

@@ -181,6 +181,13 @@ def test_the_same_again_does_only_what_changed(tiny_run, three, tmp_path, capsys
     assert predict(tiny_run, raw, out) == 0
     assert "3 of 3 cases were segmented before" in capsys.readouterr().out
     assert (times(out), record_of(out)) == (before, record)
+    # As it was written before a file of one volume had no channel.
+    for case in record["cases"].values():
+        case["input"] = {modality: source | {"channel": None} for modality, source in case["input"].items()}
+    (out / "predictions.json").write_text(json.dumps(record))
+    assert predict(tiny_run, raw, out) == 0
+    assert "3 of 3 cases were segmented before" in capsys.readouterr().out
+    assert (times(out), record_of(out)) == (before, record)
     # A later time alone is no change, other voxels are.
     os.utime(raw / names[0] / f"{names[0]}-t2f.nii.gz")
     changed = raw / names[1] / f"{names[1]}-t1c.nii.gz"

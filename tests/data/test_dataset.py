@@ -8,9 +8,10 @@ import pytest
 from manifests import manifest_of, record_of
 
 from jaxbrats.data.arrays import ArrayCase, CaseContent, read_image, read_labels
-from jaxbrats.data.dataset import array_shape, fingerprint, read_dataset
+from jaxbrats.data.dataset import array_shape, read_dataset
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import fingerprint
 
 SHAPE = (3, 4, 5)
 RANDOM = np.random.default_rng(0)

@@ -12,9 +12,10 @@ from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.manifest import read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.shards import Shard, cohort_checksum, merge
+from jaxbrats.data.shards import Shard, merge
 from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import fingerprint
 
 SETTINGS = Preprocessing(("t2f",), (8, 8, 8), min_tumour=0.0)
 
@@ -184,7 +185,7 @@ def test_merging_keeps_the_order_of_the_cohort():
             "frame": None,
             "raw": "",
             "finished": True,
-            "cohort": cohort_checksum(names),
+            "cohort": fingerprint(names),
             "cases": cases,
         }
 

@@ -77,22 +77,20 @@ def test_a_network_with_derived_channels_is_loaded_as_it_was_trained(network):
 @pytest.mark.parametrize("missing", ["t2f", "t1c"])
 def test_a_missing_modality_is_one_set_to_zero_after_normalisation(network, raw, missing):
     case = find_cases(raw).cases[0]
-    whole = read_patient(case, network.preprocessing, network.frame, "window")
+    whole, _ = read_patient(case, network.preprocessing, network.frame, "window")
     kept = np.array([name != missing for name in network.preprocessing.modalities], np.float32)
     predictor = Predictor([network], network.window)
-    options = {"frame": network.frame, "missing_allowed": True}
-    (zeroed,) = predict_cases(
-        [case], lambda image: predictor(image * kept), network.preprocessing, raw.parent, **options
-    )
+    (zeroed,) = predict_cases([case], lambda image: predictor(image * kept), network, raw.parent)
     remove(raw, case.name, missing)
     (case,) = [one for one in find_cases(raw).cases if one.name == case.name]
-    (without,) = predict_cases([case], predictor, network.preprocessing, None, **options)
-    np.testing.assert_array_equal(without.image, whole.image * kept)
+    (without,) = predict_cases([case], predictor, network, None)
+    patient, other = without.patient, zeroed.patient
+    np.testing.assert_array_equal(patient.image, whole.image * kept)
     np.testing.assert_array_equal(without.file_labels, zeroed.file_labels)
-    np.testing.assert_array_equal(without.file_affine, zeroed.file_affine)
-    assert (without.missing, zeroed.missing, whole.missing) == ((missing,), (), ())
-    assert set(without.sources) == {"t2f", "t1c"} - {missing}
-    assert f"case {case.name}: has no {missing}, so it is segmented from the other" in str(without.warnings[0])
+    np.testing.assert_array_equal(patient.header.get_best_affine(), other.header.get_best_affine())
+    assert (patient.missing, other.missing, whole.missing) == ((missing,), (), ())
+    assert set(patient.sources) == {"t2f", "t1c"} - {missing}
+    assert f"case {case.name}: has no {missing}, so it is segmented from the other" in str(patient.warnings[0])
 
 
 def test_what_is_missing_is_zero_and_the_rest_as_ever(raw, network):

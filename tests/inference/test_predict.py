@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import functools
 
@@ -13,6 +14,7 @@ from jaxbrats.data.names import LONGEST_CASE_NAME
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import find_cases
 from jaxbrats.data.raw.geometry import Frame
+from jaxbrats.inference import network as trained
 from jaxbrats.inference import patient as module
 from jaxbrats.inference import predict as prediction
 from jaxbrats.inference.predict import predict_cases
@@ -64,8 +66,13 @@ class Network:
         return by_brightness(image).astype(np.float32)
 
 
-def run(raw, out, network=by_brightness, frame=FRAME, **options):
-    return list(predict_cases(find_cases(raw).cases, network, SETTINGS, out, frame=frame, **options))
+# What is told of a network beside what it predicts.
+TRAINED = trained.Network(None, 0, SETTINGS, None, None, SETTINGS.crop, FRAME)
+
+
+def run(raw, out, predict=by_brightness, mode="window", maps=(), **changes):
+    network = dataclasses.replace(TRAINED, **changes)
+    return list(predict_cases(find_cases(raw).cases, predict, network, out, mode=mode, maps=maps))
 
 
 def voxels(path):
@@ -86,9 +93,9 @@ def test_the_brain_is_segmented_and_nothing_else(tmp_path):
     assert set(np.unique(expected)) == {0, NCR, ED, ET}
     brain = [np.ptp(index) + 1 for index in np.nonzero(arrays["t2f"])]
     assert network.shapes == [(*brain, 2)]
-    assert result.labels.shape == result.image.shape[:3] == tuple(brain)
+    assert result.labels.shape == result.patient.image.shape[:3] == tuple(brain)
     corner = [index.min() for index in np.nonzero(arrays["t2f"])]
-    np.testing.assert_allclose(result.affine[:3, 3], nib.affines.apply_affine(LPS, corner))
+    np.testing.assert_allclose(result.patient.affine[:3, 3], nib.affines.apply_affine(LPS, corner))
 
 
 def test_a_small_head_is_given_a_whole_window(tmp_path):
@@ -144,7 +151,7 @@ def test_a_patient_stored_otherwise_is_segmented_alike(tmp_path, orientation, mo
     np.testing.assert_allclose(written.affine, affine)
     np.testing.assert_array_equal(in_space(second.path), voxels(first.path))
     np.testing.assert_array_equal(first.labels, second.labels)
-    np.testing.assert_allclose(first.affine, second.affine)
+    np.testing.assert_allclose(first.patient.affine, second.patient.affine)
 
 
 def test_without_a_frame_files_are_taken_as_they_are(tmp_path):
@@ -299,7 +306,7 @@ def test_labels_on_the_file_s_voxels_without_a_file(tmp_path):
     (result,) = run(tmp_path / "raw", None)
     assert result.path is None
     np.testing.assert_array_equal(result.file_labels, voxels(written.path))
-    np.testing.assert_array_equal(result.file_affine, affine)
+    np.testing.assert_array_equal(result.patient.header.get_best_affine(), affine)
     assert result.file_labels.any()
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
 
@@ -308,9 +315,9 @@ def test_a_constant_added_is_warned_of_with_what_it_means(tmp_path):
     write_case(tmp_path / "raw", head(), name="sound")
     write_case(tmp_path / "raw", {name: array + 100 for name, array in head().items()}, name="raised")
     raised, sound = run(tmp_path / "raw", tmp_path / "out")
-    assert sound.warnings == ()
-    assert [warning.file.name for warning in raised.warnings] == ["raised-t2f.nii.gz", "raised-t1c.nii.gz"]
-    text = str(raised.warnings[0])
+    assert sound.patient.warnings == ()
+    assert [warning.file.name for warning in raised.patient.warnings] == ["raised-t2f.nii.gz", "raised-t1c.nii.gz"]
+    text = str(raised.patient.warnings[0])
     assert "case raised" in text and "100% of the voxels at its border are not 0 (their median is 100)" in text
     assert "do not trust this segmentation" in text
 
@@ -339,8 +346,8 @@ def test_too_little_memory_anywhere_is_one_case_s(tmp_path, monkeypatch, functio
     original = by_brightness if function == "predict" else getattr(prediction, function)
     if function != "predict":
         monkeypatch.setattr(prediction, function, short)
-    options = {"maps": ("probabilities", "entropy"), "postprocessing": Postprocessing()}
-    _, second, _ = run(tmp_path / "raw", tmp_path / "out", short if function == "predict" else by_brightness, **options)
+    predict, maps = short if function == "predict" else by_brightness, ("probabilities", "entropy")
+    _, second, _ = run(tmp_path / "raw", tmp_path / "out", predict, maps=maps)
     assert str(second) == f"case b: does not fit in memory. {hint}, or use a machine with more"
     assert second.__traceback__ is None and second.__cause__ is None
     kinds = ("", "-entropy", "-probabilities")
@@ -358,7 +365,7 @@ def test_the_longest_name_has_all_its_maps_and_a_longer_one_is_not_taken(tmp_pat
     assert [case.name for case in cohort.cases] == [longest]
     assert f"has a name of {LONGEST_CASE_NAME + 1} bytes, at most {LONGEST_CASE_NAME}" in str(cohort.problems[0])
     (result,) = run(tmp_path / "raw", tmp_path / "out", maps=("probabilities", "entropy"))
-    assert result.case == longest
+    assert result.patient.case == longest
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(
         prediction.output_names(longest, prediction.MAPS)
     )
@@ -379,7 +386,7 @@ def test_a_name_too_long_for_a_file_system_is_one_case_s(tmp_path, monkeypatch):
         for modality, array in head().items():
             nib.save(nib.Nifti1Image(array, LPS), tmp_path / "raw" / f"{name}-{modality}.nii.gz")
     first, second = run(tmp_path / "raw", tmp_path / "out", maps=("probabilities", "entropy"))
-    assert first.case == "a"
+    assert first.patient.case == "a"
     assert "its name is too long for the files to write" in str(second)
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(prediction.output_names("a", prediction.MAPS))
 
@@ -405,4 +412,4 @@ def test_probabilities_that_are_not_numbers_are_no_segmentation(tmp_path):
 
 
 def test_no_cases_are_no_segmentations(tmp_path):
-    assert list(predict_cases([], by_brightness, SETTINGS, tmp_path)) == []
+    assert list(predict_cases([], by_brightness, TRAINED, tmp_path)) == []

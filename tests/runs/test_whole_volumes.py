@@ -14,6 +14,7 @@ from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.postprocess import write_postprocessing
 from jaxbrats.runs.evaluate import evaluate_run, is_evaluated, scored_by
 from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
 
 
 @pytest.fixture
@@ -101,6 +102,9 @@ def test_what_was_scored_is_read_again(run, tiny_cohort):
     truth = np.asarray(nib.load(tiny_cohort / cases[0].name / f"{cases[0].name}-seg.nii.gz").dataobj)
     assert (volumes.truth > 0).sum() == (truth > 0).sum()
     assert volumes.image.shape == (*volumes.truth.shape, 2) == (*volumes.prediction.shape, 2)
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4)), cases[0].prediction)
+    with pytest.raises(InputError, match=r"has 4x5x6 voxels, but .*-seg\.nii\.gz has .*Run jaxbrats evaluate again"):
+        cases[0].read()
 
 
 def test_without_the_files_the_arrays_are_scored_and_it_is_said(run, tiny_run, capsys):

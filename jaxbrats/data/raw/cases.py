@@ -112,7 +112,7 @@ def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Co
     # Given one of its image folders, a data set is still read by the dataset.json beside it.
     inside = root.name in ("imagesTr", "imagesTs") and (root.parent / "dataset.json").is_file()
     problems: list[InputError] = []
-    tree = dict(_walk(root, problems))
+    tree = dict(walk(root, problems))
     outputs = find_outputs(tree)
     tree = outside(tree, outputs)
     data_sets = [root.parent] if inside else [path for path, names in tree.items() if _is_data_set(path, names)]
@@ -143,8 +143,11 @@ def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Co
     return Cohort(" and ".join(dict.fromkeys(layouts)), cases, problems, unrecognised)
 
 
-def _walk(root: pathlib.Path, problems: list[InputError]) -> Iterator[tuple[pathlib.Path, list[str]]]:
-    """Yields each folder below `root` with its file names, in natural order, each folder once whatever links there."""
+def walk(root: pathlib.Path, problems: list[InputError]) -> Iterator[tuple[pathlib.Path, list[str]]]:
+    """Yields `root` and each folder below it with its file names, in natural order, hidden ones left out.
+
+    Links are followed, and each folder comes once whatever links there. What cannot be read is added to `problems`.
+    """
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:

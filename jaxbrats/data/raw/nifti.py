@@ -145,13 +145,14 @@ def _hint_for_labels(found: set[float], label_map: Mapping[int, int]) -> str:
     return "Is this the segmentation, and in the convention of the file names?"
 
 
-def check_geometry(case: str, first: Grid, second: Grid) -> None:
+def check_geometry(
+    case: str, first: Grid, second: Grid, hint: str = "Resample all files of the case to one grid"
+) -> None:
     """Checks that two volumes of a case lie on the same voxels: same shape, same affine to `AFFINE_TOLERANCE`.
 
     Raises:
-        InputError: they don't; it names both files and both values.
+        InputError: they don't; it names both files and both values, and says by `hint` what to do.
     """
-    hint = "Resample all files of the case to one grid"
     if first.shape != second.shape:
         sizes = ["x".join(map(str, grid.shape)) for grid in (first, second)]
         problem = f"has {sizes[1]} voxels, but {first.path} has {sizes[0]}"
