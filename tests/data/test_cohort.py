@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -6,7 +7,7 @@ import threading
 import types
 import zlib
 
-import nibabel as nib
+import nifti_files
 import numpy as np
 import pytest
 from manifests import manifest_of, record_of
@@ -24,11 +25,7 @@ from jaxbrats.system.errors import InputError
 SHAPE = (9, 8, 7)
 SETTINGS = Preprocessing(crop=(4, 4, 4), min_tumour=0.01)
 NAMES = [f"BraTS-GLI-{number:05d}-000" for number in (1, 2, 10)]
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+save = functools.partial(nifti_files.save, affine=np.eye(4))
 
 
 def write_case(raw, name, seed=0):
@@ -171,8 +168,8 @@ def test_a_case_that_lies_otherwise_is_turned_to_the_others(folders):
     run(folders)
     stamped = {path: path.read_bytes() for path in out.rglob("*.npy")}
     for path in (raw / NAMES[1]).iterdir():
-        array, affine = in_frame(np.asarray(nib.load(path).dataobj), np.eye(4), "SPL")
-        nib.save(nib.Nifti1Image(array, affine), path)
+        array, affine = in_frame(nifti_files.voxels(path), np.eye(4), "SPL")
+        save(path, array, affine=affine)
     manifest = run(folders)
     assert manifest["frame"] == {"orientation": "RAS", "spacing_mm": [1, 1, 1]}
     assert {path: path.read_bytes() for path in out.rglob("*.npy")} == stamped
@@ -199,7 +196,7 @@ def test_a_spacing_resamples_images_linearly_and_labels_by_the_largest_share(fol
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None, None], (4, 4, 4, 3)), atol=1e-6)
     # Back on the file's voxels.
     predictions.write_prediction(out / "p.nii.gz", mask, record)
-    np.testing.assert_array_equal(np.asarray(nib.load(out / "p.nii.gz").dataobj), seg)
+    np.testing.assert_array_equal(nifti_files.voxels(out / "p.nii.gz"), seg)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import functools
 import nibabel as nib
 import numpy as np
 import pytest
+from nifti_files import voxels
 from scipy import ndimage
 
 from jaxbrats.config.inference import Postprocessing
@@ -66,10 +67,6 @@ class Network:
 
 def run(raw, out, network=by_brightness, frame=FRAME, **options):
     return list(predict_cases(find_cases(raw).cases, network, SETTINGS, out, frame=frame, **options))
-
-
-def voxels(path):
-    return np.asarray(nib.load(path).dataobj)
 
 
 def normalised(arrays):
