@@ -166,6 +166,7 @@ def test_a_real_full_disk_and_a_real_read_only_one(small_disk, tiny_run, tiny_co
 def test_what_is_trouble_with_a_disk():
     full = OSError(28, "No space left on device")
     assert disk_error(full, "/data").filename == "/data"
+    assert disk_error(NotADirectoryError(20, "Not a directory", "x"), "/data").errno == 20
     wrapped = RuntimeError("saving failed")
     wrapped.__cause__ = ValueError("RESOURCE_EXHAUSTED: pwrite [OS error 28: ENOSPC No space left on device]")
     assert disk_error(wrapped, "/data").errno == 28

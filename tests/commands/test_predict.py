@@ -6,6 +6,7 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
+from nifti_files import voxels
 
 from jaxbrats import commands
 from jaxbrats.commands import predict as command
@@ -28,10 +29,6 @@ def predict(run, source, output, *more):
 def predictor(run, **options):
     record = read_record(run)
     return Predictor([load_network(run, record.settings, record.frame)], (16, 16, 16), **options)
-
-
-def voxels(path):
-    return np.asarray(nib.load(path).dataobj)
 
 
 def test_a_cohort_by_its_centre_crops(tiny_run, tiny_cohort, tiny_data, tmp_path, capsys):

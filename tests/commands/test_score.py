@@ -1,22 +1,9 @@
-import nibabel as nib
 import numpy as np
 import pytest
+from nifti_files import random_labels, save
 
 from jaxbrats import commands
 from jaxbrats.evaluation import metrics, tables
-
-AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-def random_labels(seed, shape=(12, 11, 10)):
-    labels = np.zeros(shape, np.uint8)
-    labels[2:9, 2:9, 2:9] = np.random.default_rng(seed).integers(0, 4, (7, 7, 7))
-    return labels
-
-
-def save(path, labels, affine=AFFINE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(labels, affine), path)
 
 
 @pytest.fixture

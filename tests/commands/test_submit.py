@@ -6,19 +6,14 @@ import zipfile
 import nibabel as nib
 import numpy as np
 import pytest
+from nifti_files import LPS, save
 
 from jaxbrats import commands
 from jaxbrats.evaluation.submission import CHALLENGES
 
-AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 LABELS = np.arange(60, dtype=np.uint8).reshape(5, 4, 3) % 4
 # What the organisers look for in each file name.
 VALIDATED = {"brats2021": r"\d{5}\.nii\.gz$", "brats2023": r"(\d{5}-\d{3})\.nii\.gz$"}
-
-
-def save(path, voxels, affine=AFFINE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, affine), path)
 
 
 def cohort_of(folder, cases, ending):
@@ -65,7 +60,7 @@ def test_names_and_labels_are_the_challenges(tmp_path, challenge, written, capsy
         assert re.search(VALIDATED[challenge], name)
         expected = np.where(LABELS == 3, 4 if challenge == "brats2021" else 3, LABELS)
         np.testing.assert_array_equal(file.dataobj, expected)
-        np.testing.assert_array_equal(file.affine, AFFINE)
+        np.testing.assert_array_equal(file.affine, LPS)
         assert file.get_data_dtype() == np.uint8
 
 

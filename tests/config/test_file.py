@@ -155,6 +155,9 @@ def test_the_command_line_changes_settings(tmp_path, flags, expected):
         ("--config.data.val_fraction=half", "config.data.val_fraction must be of type float or none; it is 'half'"),
         ("--config.seed=none", "config.seed must be of type int; it is 'none'"),
         ("--config.seed=1.5", "config.seed must be of type int; it is '1.5'"),
+        ("--config.seed.x=1", "config.seed.x is not a setting"),
+        ("--config.remat=maybe", "config.remat must be of type bool; it is 'maybe'"),
+        ("--config.model.features=(4,x)", "config.model.features must be values, each of type int; it is '(4,x)'"),
         ("--config.conv=winogrand", "config.conv must be one of auto, direct, slices, winograd, native; it is"),
         (
             "--config.loss.terms.focl=1",

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import os
 import pathlib
-import struct
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from manifests import record_of
 
 from jaxbrats.data.arrays import ArrayCase, CaseContent, identified, identify, read_image, read_labels
-from jaxbrats.data.dataset import array_shape
 from jaxbrats.data.manifest import checksum
 from jaxbrats.data.npy import write_npy
 from jaxbrats.system.errors import InputError
@@ -46,11 +44,6 @@ def as_bytes(array: np.ndarray, version=None) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array(file, array, version=version)
     return file.getvalue()
-
-
-def with_header(text: str, data: bytes = b"") -> bytes:
-    header = text.encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
 
 
 class TestIdentity:
@@ -175,49 +168,26 @@ def changed(array: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarr
     return array
 
 
-HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 1000000, 3), }"
-
+# Damage of every other kind is in the corpus of malformed files.
 BAD_IMAGES = {
-    "zero length": (b"", "not an array in NumPy's .npy format"),
-    "text": (b"this is no array, it is a text\n" * 9, "not an array in NumPy's .npy format"),
-    "header cut": (as_bytes(IMAGE)[:50], "not an array in NumPy's .npy format"),
-    "unknown version": (b"\x93NUMPY\x03\x00" + as_bytes(IMAGE)[8:], "version"),
-    "header is code": (with_header("__import__('os').abort()"), "not an array in NumPy's .npy format"),
-    "truncated": (as_bytes(IMAGE)[:-1], "is truncated: float32 of shape (3, 4, 5, 2) is 480 bytes, 479 follow"),
-    "no data": (as_bytes(IMAGE)[:128], "is truncated"),
-    "trailing data": (as_bytes(IMAGE) + b"x", "is longer than it should be"),
-    "claims exabytes": (with_header(HUGE, b"1234"), "is truncated"),
-    "negative size": (with_header(HUGE.replace("(1", "(-1")), "which holds no voxel"),
-    "no voxels": (IMAGE[:0], "which holds no voxel"),
-    "rank 3": (IMAGE[..., 0], "has shape (3, 4, 5), expected an image (X, Y, Z, channels)"),
-    "rank 5": (IMAGE[None], "expected an image"),
-    "scalar": (np.float32(1), "has shape (), expected an image"),
-    "integers": (IMAGE.astype(np.int16), "has dtype int16, expected float32"),
-    "complex": (IMAGE.astype(np.complex64), "has dtype complex64"),
-    "strings": (np.full(IMAGE.shape, "x"), "has dtype <U1"),
+    "no data": (as_bytes(IMAGE)[:128], "is truncated: float32 of shape (3, 4, 5, 2) is 480 bytes, 0 follow"),
     "records": (np.zeros(IMAGE.shape, [("a", "<f4")]), "is not an array in NumPy"),
     "NaN": (
         changed(IMAGE, (1, 2, 3, 0), np.nan),
         "holds 1 values that are NaN, infinite or beyond float32, first at (1, 2, 3, 0)",
     ),
-    "infinite": (changed(IMAGE, (2, 3, 4, 1), -np.inf), "first at (2, 3, 4, 1)"),
     "beyond float32": (changed(IMAGE.astype(np.float64), (0, 0, 0, 0), 1e300), "first at (0, 0, 0, 0)"),
 }
 BAD_MASKS = {
-    "label 4": (changed(LABELS, (0, 0, 0), 4), "expected whole labels 0 to 3, found values from 0 to 4"),
-    "label 255": (changed(LABELS, (0, 0, 0), 255), "to 255"),
+    "label 255": (changed(LABELS, (0, 0, 0), 255), "expected whole labels 0 to 3, found values from 0 to 255"),
     "label 256 would wrap to 0": (changed(LABELS.astype(np.int32), (0, 0, 0), 256), "to 256"),
     "negative": (changed(LABELS.astype(np.int8), (0, 0, 0), -1), "from -1"),
-    "not whole": (changed(LABELS.astype(np.float32), (0, 0, 0), 0.5), "expected whole labels"),
     "NaN": (changed(LABELS.astype(np.float32), (0, 0, 0), np.nan), "expected whole labels"),
-    "rank 2": (LABELS[0], "expected labels (X, Y, Z) or one-hot (X, Y, Z, 4)"),
-    "three classes": (ONE_HOT[..., :3], "expected labels (X, Y, Z) or one-hot"),
+    "three classes": (ONE_HOT[..., :3], "expected labels (X, Y, Z) or one-hot (X, Y, Z, 4)"),
     "complex": (LABELS.astype(np.complex64), "has dtype complex64, expected uint8"),
-    "two classes at once": (np.maximum(ONE_HOT, np.eye(4)[0]), "expected one-hot"),
     "no class": (ONE_HOT * (LABELS > 0)[..., None], "expected one-hot"),
     "probabilities": (ONE_HOT * np.float32(0.5), "expected one-hot"),
     "one-hot NaN": (np.where(ONE_HOT, np.nan, 0), "expected one-hot"),
-    "truncated": (as_bytes(LABELS)[:-7], "is truncated"),
 }
 
 
@@ -242,39 +212,13 @@ def test_bad_mask_is_refused_in_a_line(tmp_path, content, message):
     assert message in str(caught.value)
 
 
-class _Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (pathlib.Path.touch, (self.path,))
-
-
-def test_python_objects_are_never_unpickled(tmp_path):
-    exploded = tmp_path / "exploded"
-    bombs = np.full(IMAGE.shape, _Bomb(exploded), dtype=object)
-    case = a_case(tmp_path, image=bombs, mask=bombs)
-    for read in (read_image, read_labels, lambda case: array_shape([case])):
-        with pytest.raises(InputError, match="never loaded because they could run code"):
-            read(case)
-    assert not exploded.exists()
-
-
-def test_missing_unreadable_and_odd_files(tmp_path):
+def test_no_file_and_a_folder(tmp_path):
     case = a_case(tmp_path)
     case.image.unlink()
     with pytest.raises(InputError, match="cannot be read"):
         read_image(case)
     case.image.mkdir()
     with pytest.raises(InputError, match=r"cannot be read|not a regular file"):
-        read_image(case)
-    case.image.rmdir()
-    case.image.symlink_to(case.image)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_image(case)
-    case.image.unlink()
-    os.mkfifo(case.image)
-    with pytest.raises(InputError, match="not a regular file"):
         read_image(case)
 
 

@@ -35,7 +35,7 @@ def test_names_that_no_file_of_a_case_may_have(name):
     assert case_name_problem(name)
     with pytest.raises(InputError, match=r"data\.json: has a name .*\. Rename it") as refused:
         check_case_name(name, pathlib.Path("data.json"), "Rename it")
-    assert str(refused.value).isprintable()
+    assert str(refused.value).isprintable() and refused.value.case[:200] == name[:200]
 
 
 @pytest.mark.parametrize("name", ["a", "BraTS-GLI-00001-000", "a..b", "é" * 100, "n" * LONGEST_CASE_NAME, "a\nb", "=1"])

@@ -1,7 +1,9 @@
 import dataclasses
+import functools
 import json
 
 import nibabel as nib
+import nifti_files
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,11 +19,7 @@ from jaxbrats.system.errors import InputError
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 SHAPE = (9, 8, 7)
 SMALL = Preprocessing(crop=(4, 4, 4), min_tumour=0)
-
-
-def save(path, array, affine=AFFINE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, affine, dtype=array.dtype), path)
+save = functools.partial(nifti_files.save, affine=AFFINE)
 
 
 def image(seed, dtype=np.int16, shape=SHAPE):
@@ -209,7 +207,7 @@ def test_other_geometry_is_refused(tmp_path, modality):
         preprocess_case(case, SMALL)
     with pytest.raises(InputError, match="9x8x8"):
         preprocess_images(case, SMALL)
-    save(tmp_path / f"c-{modality}.nii.gz", image(0), AFFINE + np.eye(4) * 0.01)
+    save(tmp_path / f"c-{modality}.nii.gz", image(0), affine=AFFINE + np.eye(4) * 0.01)
     with pytest.raises(InputError, match="has the affine"):
         preprocess_images(case, SMALL)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from nifti_files import random_labels
 
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation import metrics
@@ -69,13 +70,6 @@ def test_shapes_that_differ_are_refused():
         metrics.dice(EMPTY, np.zeros((5, 6, 8), bool))
     with pytest.raises(ValueError, match=r"\(5, 6, 7\).*\(5, 6, 8\)"):
         metrics.score_case(np.zeros(SHAPE, np.uint8), np.zeros((5, 6, 8), np.uint8))
-
-
-def random_labels(seed, shape=(14, 15, 16)):
-    rng = np.random.default_rng(seed)
-    labels = np.zeros(shape, np.uint8)
-    labels[4:11, 5:12, 6:13] = rng.integers(0, 4, (7, 7, 7))
-    return labels
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

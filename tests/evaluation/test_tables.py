@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nifti_files import random_labels
 
 from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.evaluation import metrics, tables
@@ -18,12 +19,6 @@ AFFINE = np.diag([-1.0, -1.5, 2.0, 1.0])
 def save(path, labels, affine=AFFINE, dtype=np.uint8):
     nib.save(nib.Nifti1Image(labels.astype(dtype), affine), path)
     return LabelFile(path)
-
-
-def random_labels(seed, shape=(12, 11, 10)):
-    labels = np.zeros(shape, np.uint8)
-    labels[2:9, 2:9, 2:9] = np.random.default_rng(seed).integers(0, 4, (7, 7, 7))
-    return labels
 
 
 def test_a_pair_of_files_scores_as_its_arrays_at_the_spacing_of_the_affine(tmp_path):

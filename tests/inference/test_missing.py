@@ -6,6 +6,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from nifti_files import voxels
 
 from jaxbrats import commands, main
 from jaxbrats.data.preprocessing import preprocess_images
@@ -56,10 +57,6 @@ def predict(run, raw, out):
 
 def recorded(out):
     return json.loads((out / "predictions.json").read_text())["cases"]
-
-
-def voxels(path):
-    return np.asarray(nib.load(path).dataobj)
 
 
 def test_only_dropout_allows_missing_modalities(network, tiny_run):

@@ -5,6 +5,7 @@ import functools
 import nibabel as nib
 import numpy as np
 import pytest
+from nifti_files import voxels
 from scipy import ndimage
 
 from jaxbrats.config.inference import Postprocessing
@@ -73,10 +74,6 @@ TRAINED = trained.Network(None, 0, SETTINGS, None, None, SETTINGS.crop, FRAME)
 def run(raw, out, predict=by_brightness, mode="window", maps=(), **changes):
     network = dataclasses.replace(TRAINED, **changes)
     return list(predict_cases(find_cases(raw).cases, predict, network, out, mode=mode, maps=maps))
-
-
-def voxels(path):
-    return np.asarray(nib.load(path).dataobj)
 
 
 def normalised(arrays):

@@ -149,7 +149,7 @@ KINDS = [
     Kind("one slice more than there is", dimensions(3, 9, 8, 8), REFUSED, "is cut short"),
     Kind("one slice less than there is", dimensions(3, 9, 8, 6), REFUSED, "has 9x8x6 voxels, but"),
     Kind("terabytes claimed", dimensions(3, _DEEP, _DEEP, _DEEP, datatype=64, bitpix=64), REFUSED, _TOO_LARGE),
-    Kind("more voxels claimed than 64 bits count", dimensions(7, *[_DEEP] * 7), REFUSED, _TOO_LARGE),
+    Kind("more voxels claimed than 64 bits count", dimensions(7, *[_DEEP] * 7), REFUSED, "x32767 voxels of 2 bytes"),
     Kind("terabytes claimed in NIfTI-2", _nifti2_terabytes, REFUSED, _TOO_LARGE),
     Kind(
         "terabytes claimed, not compressed",

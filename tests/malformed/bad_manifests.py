@@ -73,7 +73,7 @@ KINDS = [
     Kind("manifest that is empty", content(lambda whole: b"{}"), REFUSED, "found None"),
     Kind("manifest of a version to come", manifest(lambda value: value.update(version=99)), REFUSED, "found 99"),
     Kind("manifest without cases", manifest(lambda value: value.pop("cases")), REFUSED, "is not as jaxbrats"),
-    Kind("manifest whose settings are none", manifest(lambda value: value.update(settings=7)), REFUSED, ""),
+    Kind("manifest whose settings are none", manifest(lambda value: value.update(settings=7)), REFUSED, "the keys"),
     Kind(
         "manifest whose record is a number", manifest(lambda value: value["cases"].update({ODD: 7})), REFUSED, "found 7"
     ),

@@ -96,16 +96,16 @@ def _truncated_labels(files: Files) -> None:
 
 
 IMAGE_KINDS = [
-    Kind("2-D", image(lambda array: array[:, :, 3]), REFUSED, _NOT_3D),
+    Kind("2-D", image(lambda array: array[:, :, 3]), REFUSED, "expected a 3-D volume, found 9x8 voxels"),
     Kind("1-D", image(lambda array: array[:, 3, 3]), REFUSED, _NOT_3D),
     Kind("4-D with one volume", image(lambda array: array[..., None]), SAME),
     Kind("7-D with one volume", image(lambda array: array.reshape(*SHAPE, 1, 1, 1, 1)), SAME),
     Kind("4-D with two volumes", image(lambda array: np.stack([array] * 2, -1)), REFUSED, "4-D with 2 volumes"),
     Kind("5-D vectors", image(lambda array: np.stack([array[..., None]] * 3, -1)), REFUSED, "with 3 volumes"),
     Kind("axes exchanged", image(lambda array: array.transpose(2, 1, 0)), REFUSED, "has 7x8x9 voxels, but"),
-    Kind("RGB", image(_colours("RGB")), REFUSED, _NOT_REAL),
+    Kind("RGB", image(_colours("RGB")), REFUSED, "found RGB"),
     Kind("RGBA", image(_colours("RGBA")), REFUSED, _NOT_REAL),
-    Kind("complex64", image(lambda array: array.astype(np.complex64)), REFUSED, _NOT_REAL),
+    Kind("complex64", image(lambda array: array.astype(np.complex64)), REFUSED, "found COMPLEX64"),
     Kind("complex128", image(lambda array: array.astype(np.complex128)), REFUSED, _NOT_REAL),
     Kind("128-bit floats", header(datatype=1536, bitpix=128), REFUSED),
     Kind("64-bit floats", image(lambda array: array.astype(np.float64)), SAME),
@@ -156,7 +156,7 @@ LABEL_KINDS = [
     Kind("labels of 64 bits", labels(lambda array: array.astype(np.int64)), SAME),
     Kind("labels stored with a slope", _scaled_labels, SAME),
     Kind("labels 4-D with one volume", labels(lambda array: array[..., None]), SAME),
-    Kind("labels interpolated", labels(_with(1.5)), REFUSED, "values are not whole numbers, such as 1.5"),
+    Kind("labels interpolated", labels(_with(1.5)), REFUSED, "found 1 voxels whose values are not whole numbers"),
     Kind("label NaN", labels(_with(np.nan)), REFUSED, "not whole numbers, such as nan"),
     Kind("label infinity", labels(_with(np.inf)), REFUSED, "found 0, 1, 2, 3, inf"),
     Kind("label -1", labels(_with(-1, np.int16)), REFUSED, "found -1, 0, 1, 2, 3"),

@@ -2,9 +2,9 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
+from nifti_files import voxels
 
 from jaxbrats import commands, main
 from jaxbrats.data.arrays import read_labels
@@ -34,10 +34,6 @@ def run(tiny_config, tiny_data, tmp_path_factory):
 
 def predict(run, case, output, *more):
     return commands.run(["predict", f"--workdir={run}", f"--input={case}", f"--output={output}", *more])
-
-
-def voxels(path):
-    return np.asarray(nib.load(path).dataobj)
 
 
 def test_it_trains_and_is_scored_by_label_and_region(run):

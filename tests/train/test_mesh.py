@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxbrats.config.settings import Data, Model, Settings
+from jaxbrats.config.settings import Model, Settings
 from jaxbrats.inference.validation import jit_validation_step
 from jaxbrats.model.losses import make_loss
-from jaxbrats.system.errors import InputError
 from jaxbrats.train.mesh import ProcessSlice, batch_shapes, make_mesh, process_slice, put_batch, replicate, replicated
 from jaxbrats.train.optimizer import make_optimizer
 from jaxbrats.train.state import init_state, make_model
@@ -106,10 +105,3 @@ def test_the_shares_of_several_processes(monkeypatch, processes, data, space, sh
     for process, expected in enumerate(shares):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         assert process_slice(FakeMesh) == expected
-
-
-def test_a_volume_that_the_devices_do_not_divide_is_refused():
-    settings = dataclasses.replace(SETTINGS, data=Data(crop=(20, 16, 16)))
-    dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=4))
-    with pytest.raises(InputError, match=r"data\.crop must be divisible along its first axis by the 8 devices"):
-        dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, space=8))

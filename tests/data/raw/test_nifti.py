@@ -82,78 +82,10 @@ def test_compression_is_told_by_content_and_extensions_are_skipped(tmp_path):
         np.testing.assert_array_equal(read(VolumeFile(tmp_path / name)).data, voxels())
 
 
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-@pytest.mark.parametrize("keep", [0, 3, 200, 348, 400, -1])
-def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path, name, keep):
-    file = save(tmp_path / name, np.random.default_rng(0).integers(0, 9999, SHAPE).astype(np.int16))
-    content = file.path.read_bytes()
-    file.path.write_bytes(content[:keep])
-    with pytest.raises(InputError) as caught:
-        read(file)
-    assert str(caught.value).startswith(f"case case: {file.path}: ")
-
-
-@pytest.mark.parametrize("position", [-8, -4, 60])
-def test_a_damaged_gzip_stream_is_refused(tmp_path, position):
-    file = save(tmp_path / "a.nii.gz", voxels())
-    content = bytearray(file.path.read_bytes())
-    content[position] ^= 0x10
-    file.path.write_bytes(content)
-    with pytest.raises(InputError, match=r"damaged|cut short"):
-        read(file)
-    with pytest.raises(InputError, match=r"damaged|cut short"):
-        nifti.read_labels(file, "case", dict.fromkeys(range(100), 0))
-
-
-@pytest.mark.parametrize("dim", [(3, 32767, 32767, 32767), (7, 32767, 32767, 32767, 32767, 32767, 32767, 32767)])
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_an_absurd_size_is_refused_before_memory_is_taken(tmp_path, name, dim):
-    header = nib.Nifti1Header()
-    header.set_data_dtype(np.float64)
-    header["dim"][: len(dim)] = dim
-    header["vox_offset"] = 352
-    content = header.binaryblock + b"\0" * 1000
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    with pytest.raises(InputError, match=r"32767x32767x32767.*more than the file can hold"):
-        read(VolumeFile(path))
-
-
 def test_what_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
     file = save(tmp_path / "a.nii.gz", voxels())
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4, "SC_PHYS_PAGES": 100}[name])
     with pytest.raises(InputError, match="5x6x7 voxels do not fit"):
-        read(file)
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (voxels()[0], "expected a 3-D volume, found 6x7 voxels"),
-        (voxels(np.complex64), "found COMPLEX64"),
-        (np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), "found RGB"),
-        (np.full(SHAPE, 7, np.int16), "every voxel has the value 7"),
-    ],
-)
-def test_what_is_no_image_is_refused(tmp_path, array, message):
-    with pytest.raises(InputError, match=message):
-        read(save(tmp_path / "a.nii.gz", array))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-def test_voxels_that_are_not_finite_are_counted(tmp_path, bad):
-    array = voxels(np.float64)
-    array[1, 2, 3] = array[0, 0, 0] = bad
-    with pytest.raises(InputError, match="2 of 210 voxels are NaN, infinite or beyond"):
-        read(save(tmp_path / "a.nii.gz", array))
-
-
-def test_an_affine_that_is_not_finite_is_refused(tmp_path):
-    file = save(tmp_path / "a.nii", voxels())
-    content = bytearray(file.path.read_bytes())
-    content[280:284] = np.float32(np.nan).tobytes()  # srow_x[0] of NIfTI-1
-    file.path.write_bytes(content)
-    with pytest.raises(InputError, match="has an affine with values that are not finite"):
         read(file)
 
 
@@ -203,24 +135,6 @@ def test_labels_are_mapped(tmp_path, dtype, label_map, stored, expected):
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, np.array(expected)[index])
     np.testing.assert_array_equal(affine, AFFINE)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "value", "message"),
-    [
-        (np.uint8, 4, "expected the labels 0, 1, 2, 3, found 0, 4"),
-        (np.int16, -1, "found -1, 0"),
-        (np.int16, 259, "found 0, 259"),  # 259 is 3 modulo 256
-        (np.float32, 1.5, "1 voxels whose values are not whole numbers, such as 1.5"),
-        (np.float32, np.nan, "1 voxels whose values are not whole numbers, such as nan"),
-        (np.float32, np.inf, "found 0, inf"),
-    ],
-)
-def test_labels_outside_the_convention_are_listed(tmp_path, dtype, value, message):
-    array = np.zeros(SHAPE, dtype)
-    array[1, 1, 1] = value
-    with pytest.raises(InputError, match=message):
-        nifti.read_labels(save(tmp_path / "seg.nii.gz", array), "case", BRATS_2023)
 
 
 def test_geometry_tells_both_files_and_both_values(tmp_path):
