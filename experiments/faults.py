@@ -185,7 +185,12 @@ def result(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def trained(workdir: pathlib.Path) -> dict[str, Any]:
-    """The part of it that training makes: parameters, optimiser state, the loader's place, metrics."""
+    """The part of it that training makes: what the loop leaves, and the cases that it saw."""
+    return of_loop(workdir) | {"cases": read_json(workdir / "config.json")["data"]["train"]}
+
+
+def of_loop(workdir: pathlib.Path) -> dict[str, Any]:
+    """What the loop leaves: parameters, optimiser state, the loader's place, metrics."""
     records = read_metrics(workdir)
     last = workdir / "checkpoints" / str(records[-1]["step"])
     with ocp.StandardCheckpointer() as reader:
@@ -196,7 +201,6 @@ def trained(workdir: pathlib.Path) -> dict[str, Any]:
         "metrics": [
             {key: value for key, value in record.items() if key not in ("seconds", "data_wait")} for record in records
         ],
-        "cases": read_json(workdir / "config.json")["data"]["train"],
     }
 
 

@@ -18,6 +18,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 import dataclasses
 import pathlib
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -194,6 +195,12 @@ def tiny_run(tiny_cohort: pathlib.Path, tiny_config: pathlib.Path, shared: pathl
         assert main.run(arguments) == 0
 
     return made_once(shared / "tiny", make)
+
+
+@pytest.fixture
+def run(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the run with its data, to write to. Its checkpoints are its best and its last two: 3, 8 and 9."""
+    return pathlib.Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 @pytest.fixture

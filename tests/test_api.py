@@ -3,7 +3,6 @@
 import inspect
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
 
@@ -51,16 +50,14 @@ def test_defaults_of_preprocess_are_the_commands():
     assert {name: defaults[name] for name in vars(Preprocessing())} == vars(Preprocessing())
 
 
-def test_evaluate_gives_what_the_command_writes(tiny_run, tmp_path):
-    shutil.copytree(tiny_run, tmp_path / "run")
-    steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
-    summary, problems = jaxbrats.evaluate(tmp_path / "run", steps[-1])
+def test_evaluate_gives_what_the_command_writes(run):
+    summary, problems = jaxbrats.evaluate(run, 9)
     assert problems == []
     assert summary.keys() == {"WT", "TC", "ET", "NCR", "ED"}
-    written = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())
-    assert (written["step"], written["regions"]) == (steps[-1], summary)
+    written = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert (written["step"], written["regions"]) == (9, summary)
     with pytest.raises(InputError, match="no checkpoint"):
-        jaxbrats.evaluate(tmp_path / "run", 999)
+        jaxbrats.evaluate(run, 999)
 
 
 def test_the_model_of_the_package_is_what_its_card_says():

@@ -38,19 +38,12 @@ def content(folder):
     return {path: path.read_bytes() for path in pathlib.Path(folder).rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def run(tiny_run, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(tiny_run, workdir)
-    return workdir
-
-
 @pytest.mark.parametrize(
     ("command", "limit"),
     [
         (("synth", "--out=OUT", "--cases=2", *CASE), 2000),
         (("preprocess", "--raw=COHORT", "--out=OUT", *PREPROCESS), 9000),
-        (("predict", "--workdir=RUN", "--input=COHORT", "--output=OUT"), 200),
+        (("predict", "--workdir=RUN", "--input=COHORT/BraTS-GLI-00001-000", "--output=OUT"), 200),
         (("score", "--pred=RUN/predictions", "--ref=COHORT", "--out=OUT/scores.csv"), 200),
         (("evaluate", "--workdir=RUN"), 200),
         (("report", "--workdir=RUN"), 5000),

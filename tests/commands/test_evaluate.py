@@ -9,13 +9,6 @@ from jaxbrats import commands
 from jaxbrats.evaluation.tables import read_csv
 
 
-@pytest.fixture
-def run(tiny_run, tmp_path):
-    """A copy of the run, to write to."""
-    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    return tmp_path / "run"
-
-
 def test_scores_of_the_validation_cases(run, tiny_data, tiny_cohort, capsys):
     assert commands.run(["evaluate", f"--workdir={run}", "--step=latest"]) == 0
     table = capsys.readouterr().out
@@ -31,29 +24,10 @@ def test_scores_of_the_validation_cases(run, tiny_data, tiny_cohort, capsys):
         expected = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
         assert rows[case, "WT"] == pytest.approx(expected)
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert summary["step"] == 9
     wt = [dice for (_, region), dice in rows.items() if region == "WT"]
     assert summary["regions"]["WT"]["dice"]["mean"] == pytest.approx(np.mean(wt))
     assert summary["regions"]["WT"]["dice"]["median"] == pytest.approx(np.median(wt))
-
-
-def test_a_copy_of_the_runs_data_without_a_split_is_its_own(run, tiny_data, tmp_path, capsys):
-    """Of other data, see tests/runs/test_binding.py."""
-    shutil.copytree(tiny_data, tmp_path / "other")
-    (tmp_path / "other" / "split.json").unlink()
-    assert commands.run(["evaluate", f"--workdir={run}", f"--data={tmp_path / 'other'}"]) == 0
-    split = json.loads((tiny_data / "split.json").read_text())
-    assert {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")} == set(split["val"])
-    assert "left out" not in capsys.readouterr().out
-
-
-def test_an_unreadable_array_is_named_and_the_others_go_on(run, tiny_data, tmp_path, capsys):
-    shutil.copytree(tiny_data, tmp_path / "other")
-    case = json.loads((tiny_data / "split.json").read_text())["val"][0]
-    broken = tmp_path / "other" / "images" / f"{case}.npy"
-    broken.write_bytes(broken.read_bytes()[:-8])
-    assert commands.run(["evaluate", f"--workdir={run}", f"--data={tmp_path / 'other'}"]) == 1
-    assert str(broken) in capsys.readouterr().err
-    assert case not in {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")}
 
 
 def test_arrays_of_other_preprocessing_are_refused(run, tiny_data, tmp_path, capsys):

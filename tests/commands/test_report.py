@@ -2,19 +2,13 @@
 
 import shutil
 
-import pytest
-
 from jaxbrats import commands
 
 
-@pytest.fixture
-def run(tiny_run, tmp_path):
-    """A copy of the run, to write to."""
-    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "report*"))
-    return tmp_path / "run"
-
-
 def test_a_trained_run_gets_a_report(run, capsys):
+    for folder in ("checkpoints", "report"):
+        shutil.rmtree(run / folder)
+    (run / "report.html").unlink()
     assert commands.run(["report", f"--workdir={run}"]) == 0
     assert str(run / "report.html") in capsys.readouterr().out
     pages = {path.stem for path in (run / "report").iterdir()}
@@ -25,6 +19,7 @@ def test_a_trained_run_gets_a_report(run, capsys):
 def test_a_missing_prediction_fails_the_command_and_spares_the_rest(run, capsys):
     lost = next((run / "predictions").iterdir())
     lost.unlink()
+    (run / "report.html").unlink()
     assert commands.run(["report", f"--workdir={run}"]) == 1
     assert f"not shown: case {lost.name.removesuffix('.nii.gz')}: {lost}" in capsys.readouterr().err
     assert (run / "report.html").exists()

@@ -131,7 +131,9 @@ def test_without_dropout_a_case_is_refused_and_the_others_go_on(tiny_run, dropou
     names = sorted(path.name for path in raw.iterdir())
     remove(raw, names[0], "t1c")
     assert predict(tiny_run, raw, tmp_path / "out") == 1
-    assert "2 of 3 cases segmented" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "2 of 3 cases segmented" in shown.out
+    assert f"case {names[0]}" in shown.err and "t1c" in shown.err
     cases = recorded(tmp_path / "out")
     assert [cases[name]["status"] for name in names] == ["failed", "done", "done"]
     assert "expected t2f, t1c, found no t1c" in cases[names[0]]["problem"]

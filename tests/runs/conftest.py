@@ -1,7 +1,6 @@
-"""Copies of the finished run, to change and to go on with."""
+"""Going on with copies of the finished run."""
 
 import pathlib
-import shutil
 from collections.abc import Callable
 
 import pytest
@@ -9,12 +8,6 @@ import pytest
 from jaxbrats import main
 from jaxbrats.runs import job
 from jaxbrats.train.loop import Outcome
-
-
-@pytest.fixture
-def run(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """A copy of the run with its data, to write to."""
-    return pathlib.Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from run_files import files_of, invert, record_of, rewrite, scored, starts_of, without_last_step
 
+from experiments import faults
 from jaxbrats import commands, main
 from jaxbrats.data.arrays import identified
 from jaxbrats.data.cohort import preprocess_cohort
@@ -40,22 +41,12 @@ def copied(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(source, target, copy_function=shutil.copyfile))
 
 
-def log_of(run: pathlib.Path) -> list[dict]:
-    """What training logged, but for how long it took."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in line.items() if name not in ("seconds", "data_wait")} for line in lines]
-
-
 class TestSplit:
-    @pytest.mark.parametrize("change", ["redrawn", "deleted"])
-    def test_evaluation_is_of_the_runs_own_cases_whatever_becomes_of_split_json(self, run, tiny_run, change):
+    def test_evaluation_is_of_the_runs_own_cases_though_the_split_was_redrawn(self, run, tiny_run):
+        """Without split.json, see `TestPlace.test_data_moved_elsewhere`."""
         path = run / "data" / "split.json"
-        split = json.loads(path.read_text())
-        assert split["val"] == list(VAL)
-        path.unlink()
-        if change != "deleted":
-            turned = {"train": split["val"], "val": split["train"]}
-            path.write_text(json.dumps(turned))
+        assert json.loads(path.read_text())["val"] == list(VAL)
+        rewrite(path, lambda split: split.update(train=split["val"], val=split["train"]))
         assert evaluated(run) == 0
         assert scored(run) == set(VAL)
         assert scores(run) == scores(tiny_run)
@@ -151,7 +142,7 @@ class TestPlace:
         step = without_last_step(moved)
         assert train(moved, data__dir=moved / "data", data__workers=0) == 0
         assert f"resuming after step {step} of 9" in capsys.readouterr().out
-        assert log_of(moved) == log_of(tiny_run)
+        assert faults.trained(moved) == faults.trained(tiny_run)
 
     def test_data_moved_elsewhere(self, run, tiny_run, tmp_path, train, training_alone, capsys):
         elsewhere, before = tmp_path / "elsewhere", (run / "config.json").read_bytes()
@@ -165,7 +156,7 @@ class TestPlace:
         assert "left out" not in capsys.readouterr().out
         without_last_step(run)
         assert train(run, data__dir=elsewhere, data__workers=0) == 0
-        assert log_of(run) == log_of(tiny_run)
+        assert faults.trained(run) == faults.trained(tiny_run)
         assert (run / "config.json").read_bytes() == before
         assert starts_of(run)[-1]["data"] == {"dir": str(elsewhere)}
         assert evaluated(run) == 0

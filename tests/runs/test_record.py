@@ -10,6 +10,7 @@ import jaxbrats
 from jaxbrats import commands, main
 from jaxbrats.runs.record import check_settings, portable, read_record
 from jaxbrats.system.errors import InputError
+from jaxbrats.train.logs import read_metrics
 
 
 def test_what_it_holds(tiny_run):
@@ -31,6 +32,7 @@ def test_what_it_holds(tiny_run):
     ("changes", "message"),
     [
         ({"seed": 7}, "config.json: holds a run with config.seed = 1; now it is 7"),
+        ({"learning_rate": 1e-2}, "holds a run with config.learning_rate = 0.003; now it is 0.01"),
         ({"model__features": "4,8"}, "config.model.features = [4, 6]; now it is [4, 8]"),
         ({"data__fold": 1}, "config.data.fold = None; now it is 1"),
         ({"data__dir": "other"}, "does not hold the case BraTS-GLI-00001-000"),
@@ -62,7 +64,9 @@ def test_a_finished_run_with_another_convolution_has_nothing_to_do(run, train, c
     assert files_of(run) == before
 
 
-def test_more_epochs_are_told_by_the_starts_and_the_record_stays(run, train, training_alone, capsys):
+def test_more_epochs_are_told_by_the_starts_and_the_record_stays(run, tiny_run, train, training_alone, capsys):
+    # As a run that began before there was this setting.
+    rewrite(run / "config.json", lambda record: record["settings"].pop("accumulate"))
     before = (run / "config.json").read_bytes()
     assert train(run, data__dir=run / "data", num_epochs=4, data__workers=0) == 0
     captured = capsys.readouterr()
@@ -73,6 +77,9 @@ def test_more_epochs_are_told_by_the_starts_and_the_record_stays(run, train, tra
     assert (first["step"], second["step"]) == (0, 9)
     assert second["settings"] == {"num_epochs": 4, "data.dir": str(run / "data"), "data.workers": 0, "data.raw_dir": ""}
     assert second["data"] == {"dir": "data"}
+    old, now = read_metrics(tiny_run), read_metrics(run)
+    assert now[: len(old)] == old
+    assert now[-1]["epoch"] == 4
 
 
 def test_going_on_elsewhere_says_what_the_last_digits_may_differ_by(run, train, training_alone, capsys):

@@ -12,7 +12,7 @@ from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.postprocess import write_postprocessing
-from jaxbrats.runs.evaluate import evaluate_run, is_evaluated, scored_by
+from jaxbrats.runs.evaluate import evaluate_run, is_evaluated, read_summary, scored_by
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 
@@ -20,7 +20,7 @@ from jaxbrats.system.errors import InputError
 @pytest.fixture
 def run(tiny_run, tmp_path):
     """A copy of the run, to write to; its data is where it was."""
-    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("data", "evaluation"))
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("data"))
     (tmp_path / "run" / "data").symlink_to(tiny_run / "data")
     return tmp_path / "run"
 
@@ -29,11 +29,10 @@ def rows_of(run):
     return {(row["case"], row["region"]): row for row in read_csv(run / "evaluation" / "cases.csv")}
 
 
-def test_tumour_outside_the_crop_counts(run, tiny_cohort):
-    evaluate_run(run)
-    rows = rows_of(run)
-    manifest = json.loads((run / "data" / "manifest.json").read_text())
-    assert json.loads((run / "evaluation" / "summary.json").read_text())["scored"] == "whole volumes"
+def test_tumour_outside_the_crop_counts(tiny_run, tiny_cohort):
+    rows = rows_of(tiny_run)
+    manifest = json.loads((tiny_run / "data" / "manifest.json").read_text())
+    assert read_summary(tiny_run)["scored"] == "whole volumes"
     outside = 0
     for case, record in manifest["cases"].items():
         truth = np.asarray(nib.load(tiny_cohort / case / f"{case}-seg.nii.gz").dataobj)
@@ -45,16 +44,15 @@ def test_tumour_outside_the_crop_counts(run, tiny_cohort):
     assert outside > 0
 
 
-def test_the_same_as_predict_and_score(run, tiny_cohort, tmp_path):
-    evaluate_run(run)
+def test_the_same_as_predict_and_score(tiny_run, tiny_cohort, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
-    for case in read_record(run).split.val:
+    for case in read_record(tiny_run).split.val:
         shutil.copytree(tiny_cohort / case, raw / case)
-    assert commands.run(["predict", f"--workdir={run}", f"--input={raw}", f"--output={out}"]) == 0
+    assert commands.run(["predict", f"--workdir={tiny_run}", f"--input={raw}", f"--output={out}"]) == 0
     assert commands.run(["score", f"--pred={out}", f"--ref={raw}", f"--out={tmp_path / 'scores.csv'}"]) == 0
-    assert {(row["case"], row["region"]): row for row in read_csv(tmp_path / "scores.csv")} == rows_of(run)
-    for case in read_record(run).split.val:
-        mine, predicted = (nib.load(folder / f"{case}.nii.gz") for folder in (run / "predictions", out))
+    assert {(row["case"], row["region"]): row for row in read_csv(tmp_path / "scores.csv")} == rows_of(tiny_run)
+    for case in read_record(tiny_run).split.val:
+        mine, predicted = (nib.load(folder / f"{case}.nii.gz") for folder in (tiny_run / "predictions", out))
         np.testing.assert_array_equal(np.asarray(mine.dataobj), np.asarray(predicted.dataobj))
 
 
@@ -83,21 +81,21 @@ def test_the_settings_say_how_both_predict(run, tiny_cohort, tmp_path):
 
 
 def test_a_run_that_was_tuned_is_evaluated_anew_as_it_predicts(run):
-    step = evaluate_run(run) and json.loads((run / "evaluation" / "summary.json").read_text())["step"]
+    step = read_summary(run)["step"]
     assert is_evaluated(read_record(run), step)
     write_postprocessing(run, Postprocessing(component_mm3=1e9), {})
     assert not is_evaluated(read_record(run), step)
     evaluate_run(run)
     assert is_evaluated(read_record(run), step)
-    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    summary = read_summary(run)
     assert summary["postprocessing"]["component_mm3"] == 1e9 and summary["inference"]["mirror"] is False
     assert not any(row["volume_pred_mm3"] for row in rows_of(run).values())
 
 
-def test_what_was_scored_is_read_again(run, tiny_cohort):
-    evaluate_run(run)
-    cases, problems = scored_by(read_record(run))
-    assert problems == [] and [case.name for case in cases] == list(read_record(run).split.val)
+def test_what_was_scored_is_read_again(tiny_run, tiny_cohort):
+    record = read_record(tiny_run)
+    cases, problems = scored_by(record)
+    assert problems == [] and [case.name for case in cases] == list(record.split.val)
     volumes = cases[0].read()
     truth = np.asarray(nib.load(tiny_cohort / cases[0].name / f"{cases[0].name}-seg.nii.gz").dataobj)
     assert (volumes.truth > 0).sum() == (truth > 0).sum()
@@ -114,7 +112,7 @@ def test_without_the_files_the_arrays_are_scored_and_it_is_said(run, tiny_run, c
     (run / "data" / "manifest.json").write_text(json.dumps(manifest | {"raw": "nowhere"}))
     evaluate_run(run)
     assert "scored on the arrays" in capsys.readouterr().out
-    assert json.loads((run / "evaluation" / "summary.json").read_text())["scored"] == "arrays"
+    assert read_summary(run)["scored"] == "arrays"
     case = read_record(run).split.val[0]
     inside = sum(manifest["cases"][case]["label_voxels"][1:])
     voxel = abs(np.linalg.det(np.array(manifest["cases"][case]["affine"])[:3, :3]))

@@ -17,14 +17,6 @@ from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_check
 from jaxbrats.train.state import TrainState
 
 
-@pytest.fixture
-def run(tiny_run, tmp_path):
-    """A copy of the tiny run, whose checkpoints are its best and its last two: 3, 8 and 9."""
-    workdir = tmp_path / "run"
-    shutil.copytree(tiny_run, workdir)
-    return workdir
-
-
 def largest_file(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 

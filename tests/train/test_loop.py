@@ -2,13 +2,10 @@
 
 import os
 import signal
-from typing import NamedTuple
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
+from experiments import faults
 from jaxbrats.config.settings import Checkpoint, Data, Model, Settings
 from jaxbrats.data.arrays import identified
 from jaxbrats.data.dataset import read_dataset
@@ -55,29 +52,11 @@ def train(cases):
     return train
 
 
-class Ended(NamedTuple):
-    """How a run ended: the latest checkpoint's arrays and all metrics but for seconds."""
-
-    arrays: list
-    metrics: list
-
-
-def ended(workdir):
-    step = checkpoints.choose_step(workdir, "latest")
-    with ocp.StandardCheckpointer() as reader:
-        arrays = [reader.restore(workdir / "checkpoints" / str(step) / item) for item in ("model", "training")]
-    records = [
-        {name: value for name, value in record.items() if name not in ("seconds", "data_wait")}
-        for record in read_metrics(workdir)
-    ]
-    return Ended([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(arrays)], records)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(train, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
     assert train(workdir) == (8, 3, True)
-    return ended(workdir)
+    return faults.of_loop(workdir)
 
 
 def signal_with_record(monkeypatch, step):
@@ -93,7 +72,7 @@ def signal_with_record(monkeypatch, step):
 
 
 def test_every_step_and_every_validation_is_reported_once(uninterrupted):
-    assert [(record["split"], record["step"]) for record in uninterrupted.metrics] == [
+    assert [(record["split"], record["step"]) for record in uninterrupted["metrics"]] == [
         *(("train", step) for step in (1, 2, 3)),
         ("val", 3),
         *(("train", step) for step in (4, 5)),
@@ -101,8 +80,8 @@ def test_every_step_and_every_validation_is_reported_once(uninterrupted):
         *(("train", step) for step in (6, 7, 8)),
         ("val", 8),
     ]
-    assert [record["epoch"] for record in uninterrupted.metrics] == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
-    assert len({record["loss"] for record in uninterrupted.metrics if record["split"] == "train"}) == 8
+    assert [record["epoch"] for record in uninterrupted["metrics"]] == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert len({record["loss"] for record in uninterrupted["metrics"] if record["split"] == "train"}) == 8
 
 
 def test_a_step_is_dispatched_before_the_metrics_of_the_one_before_are_fetched(train, tmp_path, monkeypatch):
@@ -139,7 +118,7 @@ def test_a_signal_stops_after_the_step_which_is_saved(train, uninterrupted, tmp_
     assert checkpoints.choose_step(tmp_path, "latest") == 2
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
     assert train(tmp_path, every_steps=every_steps) == (8, 3, True)
-    assert ended(tmp_path) == uninterrupted
+    assert faults.of_loop(tmp_path) == uninterrupted
     assert checkpoints.choose_step(tmp_path, "best") == 3
 
 
@@ -147,33 +126,20 @@ def test_a_signal_before_the_first_step(train, uninterrupted, tmp_path):
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM before the first step$"):
         train(tmp_path, on_start=lambda step: os.kill(os.getpid(), signal.SIGTERM))
     assert read_metrics(tmp_path) == []
-    assert train(tmp_path) == (8, 3, True)
-    assert ended(tmp_path) == uninterrupted
-
-
-def test_a_signal_during_validation(train, uninterrupted, tmp_path):
-    """What was not validated is validated when the run goes on, so that no score is missing."""
-
-    def interrupted(state, stop):
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.number == signal.SIGTERM
-
-    with pytest.raises(Interrupted, match="after step 3"):
-        train(tmp_path, interrupted)
-    assert [record["split"] for record in read_metrics(tmp_path)] == ["train"] * 3
-    assert not checkpoints.has_scores(tmp_path, 3)
-    train(tmp_path)
-    assert ended(tmp_path) == uninterrupted
-    assert checkpoints.has_scores(tmp_path, 3)
+    assert train(tmp_path, num_epochs=1) == (3, 1, True)
+    assert faults.of_loop(tmp_path)["metrics"] == uninterrupted["metrics"][:4]
 
 
 def test_a_signal_during_the_last_validation(train, uninterrupted, tmp_path):
-    """All steps are done, but the last epoch has no scores yet: the run is not finished."""
+    """All steps are done, but the last epoch has no scores yet: the run is not finished. Of an earlier validation, see
+    tests/test_faults.py.
+    """
 
     def interrupted_at_the_end(state, stop):
         if int(state.step) < 8:
             return validate(state, stop)
         os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
         return None
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -183,8 +149,10 @@ def test_a_signal_during_the_last_validation(train, uninterrupted, tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     assert read_metrics(tmp_path)[-1]["split"] == "train"
+    assert not checkpoints.has_scores(tmp_path, 8)
     assert train(tmp_path) == (8, 3, True)
-    assert ended(tmp_path) == uninterrupted
+    assert faults.of_loop(tmp_path) == uninterrupted
+    assert checkpoints.has_scores(tmp_path, 8)
 
 
 def test_a_checkpoint_between_epochs_is_one_to_go_on_from(train, uninterrupted, tmp_path, monkeypatch):
@@ -208,13 +176,13 @@ def test_a_checkpoint_between_epochs_is_one_to_go_on_from(train, uninterrupted, 
     started = []
     assert train(tmp_path, every_steps=2, on_start=started.append) == (8, 3, True)
     assert started == [5]
-    assert ended(tmp_path) == uninterrupted
+    assert faults.of_loop(tmp_path) == uninterrupted
 
 
 def test_more_epochs_go_on_where_the_run_ended(train, uninterrupted, tmp_path):
     assert train(tmp_path, num_epochs=2) == (5, 2, True)
     assert train(tmp_path, num_epochs=2) == (5, 2, False)
     assert train(tmp_path) == (8, 3, True)
-    assert ended(tmp_path) == uninterrupted
+    assert faults.of_loop(tmp_path) == uninterrupted
     with pytest.raises(InputError, match=r"has done 3 epochs; config\.num_epochs asks for 2"):
         train(tmp_path, num_epochs=2)
