@@ -92,8 +92,8 @@ def test_a_run_that_was_tuned_is_evaluated_anew_as_it_predicts(run):
     assert not any(row["volume_pred_mm3"] for row in rows_of(run).values())
 
 
-def test_what_was_scored_is_read_again(tiny_run, tiny_cohort):
-    record = read_record(tiny_run)
+def test_what_was_scored_is_read_again(run, tiny_cohort):
+    record = read_record(run)
     cases, problems = scored_by(record)
     assert problems == [] and [case.name for case in cases] == list(record.split.val)
     volumes = cases[0].read()
