@@ -172,8 +172,8 @@ def test_the_model_that_comes_with_the_package(tmp_path):
         assert said in card
     assert inspect.signature(jaxbrats.segment).parameters["run"].default == "demo"
     write_cohort(tmp_path / "raw", 1, (60, 60, 40), seed=0, workers=1)
-    # In a small window and not mirrored, for the time that it takes.
-    quick = [f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'out'}", "--window=32,32,32", "--nomirror"]
+    # In one window and not mirrored, for the time that it takes.
+    quick = [f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'out'}", "--window=96,96,80", "--nomirror"]
     assert commands.run(["predict", "--model=demo", *quick]) == 0
     (case,) = [path for path in (tmp_path / "raw").iterdir() if path.is_dir()]
     found, file = nib.load(tmp_path / "out" / f"{case.name}.nii.gz"), nib.load(case / f"{case.name}-t1c.nii.gz")
