@@ -1,4 +1,4 @@
-r"""Fine-tunes a network of configs/brats_3mm.py at 2 mm: 600 steps, which took 20 minutes on one CPU core.
+r"""Fine-tunes a network of configs/brats_3mm.py at 2 mm, in 600 steps.
 
     python -m jaxbrats.main --config=configs/brats_3mm.py --config.data.raw_dir=/path/to/BraTS --workdir=runs/3mm
     python -m jaxbrats.main --config=configs/brats_2mm.py:init_from=runs/3mm,split=runs/3mm/config.json \

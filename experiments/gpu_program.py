@@ -101,7 +101,7 @@ def window_step(settings: Settings, device: jax.Device) -> tuple[jax.stages.Comp
     def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    window, mirror = settings.inference.window or settings.data.window, settings.inference.mirror
+    window, mirror = settings.window, settings.inference.mirror
     channels, head = len(settings.data.modalities), make_head(settings)
     arrays = shapes_of(settings), np.empty((1, *window, channels), np.float32), np.empty(3, bool) if mirror else None
     program = probabilities_of.lower(make_model(settings), head, *jax.tree.map(placed, arrays)).compile()

@@ -137,7 +137,7 @@ def main() -> int:
         ways["config"] = [case[CHOICES.index(given)] for case in everyone]
     report = {
         "machine": benchmarking.machine(("jax",)),
-        "window": trained_as[0].inference.window or trained_as[0].data.window,
+        "window": trained_as[0].window,
         "step": _STEP.value,
         "config": _CONFIG.value,
         "thresholds": given,

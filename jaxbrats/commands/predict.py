@@ -181,8 +181,7 @@ def _networks() -> list[Network]:
     """
     networks = [run_network(read_record(workdir), _STEP.value) for workdir in _WORKDIR.value or []]
     networks += [read_model(name) for name in _MODEL.value or []]
-    kind = typed.type_of(Settings, "inference.window")
-    window = None if _WINDOW.value is None else typed.read(kind, _WINDOW.value, "--window")
+    window = None if _WINDOW.value is None else typed.read(tuple[int, int, int], _WINDOW.value, "--window")
     given = {"window": window, "overlap": _OVERLAP.value, "mirror": _MIRROR.value}
     given = {name: value for name, value in given.items() if value is not None}
     networks = [
@@ -195,10 +194,6 @@ def _networks() -> list[Network]:
         )
         for network in networks
     ]
-    for network in networks if window else ():
-        if any(size % divisor for size, divisor in zip(window, network.divisors, strict=True)):
-            problem = f"expected multiples of {network.divisors}, by which the network divides it, found {window}"
-            raise InputError(f"--window: {problem}", file=network.workdir)
     check_ensemble(networks)
     return networks
 

@@ -155,6 +155,11 @@ class Settings:
         rule = f"{name} must be divisible by {smallest}, because {depth} levels of model.features divide it "
         need(fits, f"{rule}by that (see model.strides and model.dimensions)", size)
 
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """Size (X, Y, Z) in voxels of what prediction gives the network at once."""
+        return self.inference.window or self.data.window
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy, which `from_config` reads back."""
         return dataclasses.asdict(self)

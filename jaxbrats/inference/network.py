@@ -102,7 +102,7 @@ def network_of(settings: Settings, frame: Frame | None, workdir: pathlib.Path, s
         Preprocessing.of(settings.data),
         make_model(settings),
         variables,
-        settings.inference.window or settings.data.window,
+        settings.window,
         frame,
         make_head(settings),
         settings.augment.modality_dropout > 0,
@@ -112,11 +112,20 @@ def network_of(settings: Settings, frame: Frame | None, workdir: pathlib.Path, s
 
 
 def check_ensemble(networks: Sequence[Network]) -> None:
-    """Refuses networks whose predictions cannot be averaged.
+    """Refuses networks whose predictions, in windows of the first one's size, cannot be averaged.
 
     Raises:
-        InputError: they differ in head, preprocessing, the frame of their training cases, or how they are applied.
+        InputError: they differ in head, preprocessing, the frame of their training cases, or how they are applied; or
+            one cannot be given the window of the first.
     """
+    window = networks[0].window
+    for network in networks:
+        if any(size % divisor for size, divisor in zip(window, network.divisors, strict=True)):
+            raise InputError(
+                f"cannot be given windows of {window} voxels, needs multiples of {network.divisors}",
+                file=network.workdir,
+                hint="Give a --window that suits every network, or predict with each by itself",
+            )
     for network in networks[1:]:
         for what, hint in (
             ("head", "Predict with each by itself, or give --thresholds for all where nothing else differs"),
@@ -127,13 +136,6 @@ def check_ensemble(networks: Sequence[Network]) -> None:
             if here != first:
                 problem = f"an ensemble needs networks with one {what}: it is {here} here and {first} in "
                 raise InputError(problem + str(networks[0].workdir), file=network.workdir, hint=hint)
-        if any(size % divisor for size, divisor in zip(networks[0].window, network.divisors, strict=True)):
-            raise InputError(
-                f"an ensemble has the window of its first network, {networks[0].window}; this one needs multiples of "
-                f"{network.divisors}",
-                file=network.workdir,
-                hint="Name this one first, or predict with each by itself",
-            )
         first, other = _prepared(networks[0]), _prepared(network)
         different = [name for name in first if first[name] != other[name]]
         if networks[0].frame and network.frame and networks[0].frame.is_like(network.frame):

@@ -104,7 +104,9 @@ def test_a_larger_window_sees_the_brain_at_once(tiny_run, tiny_cohort, tmp_path,
     found = voxels(tmp_path / "out" / f"{case.name}-probabilities.nii.gz")[box]
     np.testing.assert_allclose(found, jax.nn.softmax(logits)[at], rtol=0, atol=1e-5)
     assert predict(tiny_run, case, tmp_path / "other", "--window=20,24,21") == 1
-    assert "--window: expected multiples of (2, 2, 2), by which the network divides it" in capsys.readouterr().err
+    assert "cannot be given windows of (20, 24, 21) voxels, needs multiples of (2, 2, 2)" in capsys.readouterr().err
+    assert predict(tiny_run, case, tmp_path / "other", "--window=none") == 1
+    assert "--window must be 3 values, each of type int" in capsys.readouterr().err
 
 
 def test_what_the_run_was_tuned_for_is_done(tiny_run, tiny_cohort, tmp_path, capsys):

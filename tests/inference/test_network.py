@@ -176,5 +176,5 @@ def test_the_checksum_is_of_the_parameters(network):
 def test_an_ensemble_has_a_window_that_suits_all(network):
     thin = dataclasses.replace(network, window=(16, 16, 1))
     module.check_ensemble([network, thin])
-    with pytest.raises(InputError, match=r"its first network, \(16, 16, 1\); this one needs multiples of \(2, "):
+    with pytest.raises(InputError, match=r"windows of \(16, 16, 1\) voxels, needs multiples of \(2, "):
         module.check_ensemble([thin, network])

@@ -137,9 +137,10 @@ def read_labels(file: VolumeFile, case: str, label_map: Mapping[int, int]) -> tu
 
 def _hint_for_labels(found: set[float], label_map: Mapping[int, int]) -> str:
     if label_map == conventions.BRATS_2023 and found <= conventions.BRATS_2021.keys():
-        return "Write the enhancing tumour as 3, or name the files as BraTS 2018 to 2021 does, where it is 4"
+        enhancing = "Write the enhancing tumour as 3, or name the files as BraTS 2018 to 2021 does, where it is 4"
+        return f"{enhancing}; but where 4 is the resection cavity of BraTS 2024, leave the case out"
     if label_map == conventions.BRATS_2023 and found <= conventions.BRATS_2023.keys() | {4}:
-        return "4 is the resection cavity of BraTS 2024, which is no label here: relabel it, or leave the case out"
+        return "4 is the resection cavity of BraTS 2024, which is no label here: leave the case out"
     if label_map == conventions.BRATS_2021 and found <= conventions.BRATS_2023.keys():
         return "Write the enhancing tumour as 4, or name the files as BraTS 2023 does, where it is 3"
     return "Is this the segmentation, and in the convention of the file names?"

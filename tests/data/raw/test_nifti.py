@@ -43,6 +43,21 @@ def test_reads_what_nibabel_reads(tmp_path, name, image, dtype):
     assert own.dtype == np.dtype(dtype).newbyteorder("=")
 
 
+@pytest.mark.parametrize(
+    ("labels", "convention", "hint"),
+    [
+        ((0, 1, 2, 4), BRATS_2023, "Write the enhancing tumour as 3, .* where 4 is the resection cavity of BraTS 2024"),
+        ((0, 1, 2, 3, 4), BRATS_2023, "4 is the resection cavity of BraTS 2024, .* leave the case out"),
+        ((0, 1, 2, 3), BRATS_2021, "Write the enhancing tumour as 4"),
+        ((0, 1, 7), BRATS_2023, "Is this the segmentation"),
+    ],
+)
+def test_labels_of_another_convention_are_told(tmp_path, labels, convention, hint):
+    file = save(tmp_path / "a.nii", np.resize(np.array(labels, np.uint8), SHAPE))
+    with pytest.raises(InputError, match=f"found {', '.join(map(str, labels))}. {hint}"):
+        nifti.read_labels(file, "case", convention)
+
+
 def test_the_header_scales(tmp_path):
     path = tmp_path / "a.nii.gz"
     made = nib.Nifti1Image(voxels(), AFFINE)
