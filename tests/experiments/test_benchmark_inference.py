@@ -1,7 +1,4 @@
-import importlib.util
-import pathlib
-import sys
-
+import benchmark_inference as benchmark
 import numpy as np
 import pytest
 
@@ -12,21 +9,7 @@ from jaxbrats.inference.sliding_window import predict_probabilities
 torch = pytest.importorskip("torch")
 monai = pytest.importorskip("monai")
 
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    load("torch_unet")
-    yield load("benchmark_inference")
-    del sys.modules["benchmark_inference"], sys.modules["torch_unet"]
+torch_unet = pytest.importorskip("torch_unet")
 
 
 def channels_first(image):
@@ -36,10 +19,10 @@ def channels_first(image):
 @pytest.mark.parametrize(
     ("norm", "activation"), [("none", "relu"), ("instance", "leaky_relu"), ("group", "gelu"), ("batch", "silu")]
 )
-def test_both_networks_are_one(benchmark, norm, activation):
+def test_both_networks_are_one(norm, activation):
     network = benchmark.random_network((8, 8, 8), norm=norm, activation=activation, features=(4, 6))
     image = np.random.default_rng(0).random((8, 12, 8, 4), np.float32)
-    peer = sys.modules["torch_unet"].TorchUNet(network.model, network.variables)
+    peer = torch_unet.TorchUNet(network.model, network.variables)
     with torch.inference_mode():
         theirs = peer(channels_first(image)).softmax(1)[0].movedim(0, -1).numpy()
     np.testing.assert_allclose(Predictor([network], (8, 12, 8))(image), theirs, rtol=0, atol=1e-5)
@@ -64,7 +47,7 @@ def test_windows_and_weights_are_monai_s(shape, overlap):
     np.testing.assert_allclose(result, expected[0].movedim(0, -1), rtol=0, atol=2e-6)
 
 
-def test_both_sides_write_the_same_labels(benchmark, tiny_cohort, tmp_path):
+def test_both_sides_write_the_same_labels(tiny_cohort, tmp_path):
     network = benchmark.random_network((8, 16, 8), features=(4, 6))
     job = benchmark.Job(find_cases(tiny_cohort).cases[0], network, tmp_path)
     times = {side: benchmark.run(side, job) for side in benchmark.SIDES}

@@ -1,23 +1,9 @@
-import importlib.util
-import pathlib
-import sys
-
+import benchmark_step
 import numpy as np
 import pytest
 import step_sides
 
 from jaxbrats.model.losses import categorical_focal_loss, dice_loss
-
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_step", EXPERIMENTS / "benchmark_step.py")
-    module = sys.modules["benchmark_step"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["benchmark_step"]
 
 
 def test_both_sides_have_one_loss():
@@ -29,7 +15,7 @@ def test_both_sides_have_one_loss():
     assert float(theirs) == pytest.approx(float(ours), rel=1e-6)
 
 
-def test_work_of_the_network_counted_by_hand(benchmark):
+def test_work_of_the_network_counted_by_hand():
     # Channels in and out of each level's 3x3x3 convolutions, and of the 1x1x1 ones from the level below.
     levels = [
         ([(3, 16), (16, 16), (32, 16), (16, 16)], [(32, 16), (16, 4)]),
@@ -43,4 +29,4 @@ def test_work_of_the_network_counted_by_hand(benchmark):
         voxels = 2 * (32 >> level) ** 3
         flops += voxels * 2 * (27 * sum(a * b for a, b in wide) + sum(a * b for a, b in pointwise))
         values += voxels * sum(a + b for a, b in wide + pointwise)
-    assert benchmark.network_work(32, 2, 4) == (flops, 4 * values)
+    assert benchmark_step.network_work(32, 2, 4) == (flops, 4 * values)

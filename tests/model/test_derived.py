@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training_steps import train_on
 
 from jaxbrats.config import Data, Model, Settings
 from jaxbrats.model.derived import add_derived, brain_mask, gradient_magnitude
 from jaxbrats.model.losses import make_loss
 from jaxbrats.model.unet import UNet3D
-from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.state import init_state, make_model
-from jaxbrats.train.step import jit_train_step
+from jaxbrats.train.state import make_model
 
 MODALITIES = ("t1c", "t1n")
 
@@ -82,20 +81,13 @@ def two_steps(derived, data=1, space=1):
         model=Model(features=(4, 4), dropout=(0.0,), norm="instance"),
         data=Data(modalities=MODALITIES, derived=derived),
     )
-    model, optimizer, mesh = make_model(settings), optax.sgd(1e-2), make_mesh(data, space, 2)
-    state = init_state(model, optimizer, 0, len(MODALITIES))
-    before = np.array(state.params["encoder_0"]["conv_0"]["kernel"])
-    step = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
     labels = np.random.default_rng(1).integers(0, 4, (2, 8, 8, 8)).astype(np.uint8)
     image = image_of((2, 8, 8, 8, 2))
     image[:, 5:] = 0  # so that the brain is not everywhere
-    batch = put_batch(mesh, {"image": image, "labels": labels})
-    state, key, losses = replicate(mesh, state), replicate(mesh, jax.random.key(0)), []
-    for _ in range(2):
-        state, metrics = step(state, batch, key)
-        assert metrics.finite
-        losses.append(float(metrics.loss))
-    return before, np.array(state.params["encoder_0"]["conv_0"]["kernel"]), losses
+    model, loss, batches = make_model(settings), make_loss(settings.loss), [{"image": image, "labels": labels}] * 2
+    losses, *states = train_on(data, space, model, optax.sgd(1e-2), loss, batches)
+    assert np.isfinite(losses).all()
+    return *(state.params["encoder_0"]["conv_0"]["kernel"] for state in states), losses
 
 
 def test_each_trains_and_all_alike_on_one_device_and_on_four():

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from training_steps import train_on
 
 from jaxbrats.config.settings import Model, Settings
 from jaxbrats.inference.validation import jit_validation_step
@@ -30,15 +31,10 @@ def batch_of(shape=(16, 8, 8), cases=1, seed=0):
 def results_on(space, settings):
     """Two steps' losses, the parameters after them, and the validation of the last state."""
     model, optimizer, loss = make_model(settings), make_optimizer(1e-3, "constant", 10), make_loss(settings.loss)
+    losses, _, state = train_on(1, space, model, optimizer, loss, [batch_of(seed=seed) for seed in range(2)])
     mesh = make_mesh(1, space, 1)
-    state = replicate(mesh, init_state(model, optimizer, 0, 3))
-    step = jit_train_step(mesh, model, optimizer, loss)
-    losses = []
-    for seed in range(2):
-        state, metrics = step(state, put_batch(mesh, batch_of(seed=seed)), replicate(mesh, jax.random.key(0)))
-        losses.append(float(metrics.loss))
-    validated = jit_validation_step(mesh, model, loss)(state, put_batch(mesh, batch_of(seed=2)))
-    return losses, jax.device_get(state.params), jax.device_get(validated)
+    validated = jit_validation_step(mesh, model, loss)(replicate(mesh, state), put_batch(mesh, batch_of(seed=2)))
+    return losses, state.params, jax.device_get(validated)
 
 
 def test_a_volume_on_four_devices_gives_the_same_results():

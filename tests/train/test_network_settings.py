@@ -4,12 +4,11 @@ import jax
 import numpy as np
 import optax
 import pytest
+from training_steps import train_on
 
 from jaxbrats.config import Data, Model, Settings
 from jaxbrats.model.losses import make_loss
-from jaxbrats.train.mesh import make_mesh, put_batch, replicate
-from jaxbrats.train.state import init_state, make_model
-from jaxbrats.train.step import jit_train_step
+from jaxbrats.train.state import make_model
 
 RESIDUAL_ENCODER = Model(
     features=(4, 4, 4, 4),
@@ -40,20 +39,13 @@ GATED = Model(
 
 def two_steps(settings, data, space, size=(8, 8, 8)):
     """Losses of two steps of gradient descent, and the parameters before and after."""
-    model, optimizer = make_model(settings), optax.sgd(1e-2)
-    mesh = make_mesh(data, space, 2)
-    state = init_state(model, optimizer, 0, 3)
-    before = jax.device_get(state.params)
-    step = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, *size, 3)).astype(np.float32)
-    batch = put_batch(mesh, {"image": image, "labels": rng.integers(0, 4, image.shape[:-1]).astype(np.uint8)})
-    state, key, losses = replicate(mesh, state), replicate(mesh, jax.random.key(0)), []
-    for _ in range(2):
-        state, metrics = step(state, batch, key)
-        assert metrics.finite
-        losses.append(float(metrics.loss))
-    return losses, before, jax.device_get(state.params)
+    batch = {"image": image, "labels": rng.integers(0, 4, image.shape[:-1]).astype(np.uint8)}
+    model, loss = make_model(settings), make_loss(settings.loss)
+    losses, before, after = train_on(data, space, model, optax.sgd(1e-2), loss, [batch] * 2)
+    assert np.isfinite(losses).all()
+    return losses, before.params, after.params
 
 
 def unmoved(before, after):

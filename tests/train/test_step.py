@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_steps import train_on
 
 from jaxbrats.config.settings import Loss, Model, Settings
 from jaxbrats.model.losses import categorical_focal_loss, dice_loss, make_loss
@@ -104,15 +105,8 @@ def losses_on(data, space):
     """Losses of three steps, with dropout, on a mesh of devices."""
     settings = dataclasses.replace(SETTINGS, model=dataclasses.replace(SETTINGS.model, dropout=(0.2,)))
     model, optimizer = make_model(settings), make_optimizer(1e-4, "constant", 10)
-    mesh = make_mesh(data, space, 8)
-    state = replicate(mesh, init_state(model, optimizer, 0, 3))
-    step = jit_train_step(mesh, model, optimizer, make_loss(settings.loss))
-    key = replicate(mesh, jax.random.key(0))
-    losses = []
-    for number in range(3):
-        state, metrics = step(state, put_batch(mesh, batch_of(8, seed=number)), key)
-        losses.append(float(metrics.loss))
-    return losses
+    batches = [batch_of(8, seed=number) for number in range(3)]
+    return train_on(data, space, model, optimizer, make_loss(settings.loss), batches)[0]
 
 
 @pytest.fixture(scope="module")

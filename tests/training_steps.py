@@ -1,0 +1,39 @@
+"""Some training steps on a mesh of devices, as several tests take them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+
+from jaxbrats.model.losses import LossFunction
+from jaxbrats.train.mesh import make_mesh, put_batch, replicate
+from jaxbrats.train.state import TrainState, init_state
+from jaxbrats.train.step import jit_train_step
+
+
+def train_on(
+    data: int,
+    space: int,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: LossFunction,
+    batches: Sequence[dict[str, np.ndarray]],
+    start: TrainState | None = None,
+    **options: Any,
+) -> tuple[list[float], TrainState, TrainState]:
+    """The losses of a step on each batch, and the first and the last state as arrays of NumPy.
+
+    On a mesh of `data` times `space` devices, from `start` or the parameters of seed 0; `options` are the step's.
+    """
+    cases, channels = batches[0]["image"].shape[0], batches[0]["image"].shape[-1]
+    mesh = make_mesh(data, space, cases, options.get("accumulate", 1))
+    start = jax.tree.map(np.array, start or init_state(model, optimizer, 0, channels))
+    step, key = jit_train_step(mesh, model, optimizer, loss, **options), replicate(mesh, jax.random.key(0))
+    state, losses = replicate(mesh, start), []
+    for batch in batches:
+        state, metrics = step(state, put_batch(mesh, batch), key)
+        losses.append(float(metrics.loss))
+    return losses, start, jax.device_get(state)
