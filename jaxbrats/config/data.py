@@ -31,6 +31,8 @@ class Data:
         foreground: Share of the patches that are centred on tumour, its classes taking turns.
         min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
         spacing: Size (X, Y, Z) in mm of the arrays' voxels; none for that of most cases. Others are resampled.
+        soft_labels: Whether to train on what part of each voxel every label covers, rather than on the one label that
+            covers most: for voxels larger than the files'.
         split: File that names the cases of each side, {"train": [...], "val": [...]}, or the config.json of a run whose
             split to take; empty for the arrays' own or a new one.
         val_fraction: Share of the patients drawn for validation; none takes the arrays' split.json where there is one,
@@ -54,6 +56,7 @@ class Data:
     foreground: float = 0.33
     min_tumour: float = 0.01
     spacing: tuple[float, float, float] | None = None
+    soft_labels: bool = False
     split: str = ""
     val_fraction: float | None = None
     split_seed: int | None = None

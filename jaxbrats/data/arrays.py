@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jaxbrats.data import npy
 from jaxbrats.data.boxes import CropBox
-from jaxbrats.data.labels import NUM_CLASSES
+from jaxbrats.data.labels import NUM_CLASSES, SHARES, WHOLE, most_covered
 from jaxbrats.data.manifest import checksum
 from jaxbrats.system.errors import InputError
 
@@ -47,7 +47,7 @@ class ArrayCase:
         name: Unique in its folder.
         patient: The same for all scans of a patient; the case's own name where the folder doesn't tell.
         image: The .npy file of the image, (X, Y, Z, C).
-        mask: The .npy file of the labels, (X, Y, Z) or one-hot (X, Y, Z, 4).
+        mask: The .npy file of the labels, (X, Y, Z), one-hot (X, Y, Z, 4) or soft (X, Y, Z, 3).
         side: "train" or "val" where the folder itself is split, else None.
         record: The manifest's record of the case: geometry, sources, label counts. None where there is no manifest.
         identity: What identifies image and mask, once `identified` has seen to it; reading then refuses files that
@@ -143,11 +143,16 @@ def check_image(header: npy.Header) -> str | None:
 
 def check_mask(header: npy.Header) -> str | None:
     """What is wrong with the header of a mask, None for nothing."""
-    if len(header.shape) != 3 and not (len(header.shape) == 4 and header.shape[3] == NUM_CLASSES):
-        return f"has shape {header.shape}, expected labels (X, Y, Z) or one-hot (X, Y, Z, {NUM_CLASSES})"
-    if header.dtype.kind not in "uifb":
+    if len(header.shape) != 3 and not (len(header.shape) == 4 and header.shape[3] in (NUM_CLASSES, len(SHARES))):
+        forms = f"one-hot (X, Y, Z, {NUM_CLASSES}) or soft (X, Y, Z, {len(SHARES)})"
+        return f"has shape {header.shape}, expected labels (X, Y, Z), {forms}"
+    if header.dtype != np.uint8 if _is_soft(header.shape) else header.dtype.kind not in "uifb":
         return f"has dtype {header.dtype}, expected uint8"
     return None
+
+
+def _is_soft(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[3] == len(SHARES)
 
 
 def read_image(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
@@ -205,17 +210,40 @@ def read_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
 
     Raises:
         InputError: the file is unreadable or damaged, is neither labels (X, Y, Z) nor one-hot (X, Y, Z, 4) in NumPy's
-            format (of any integer or floating-point type), holds other values, has another shape than `out`, or was
-            written since the case was identified.
+            format (of any integer or floating-point type) nor soft labels (X, Y, Z, 3) uint8, holds other values, has
+            another shape than `out`, or was written since the case was identified.
     """
     _check_unchanged(case, case.mask, 1)
     array = npy.read(case.mask, case.name, check_mask, out)
+    if _is_soft(array.shape):
+        return _fill(most_covered(_parts(array, case)), out, case.name, case.mask)
     labels = _from_one_hot(array) if array.ndim == 4 else _from_numbers(array)
     if labels is None:
         wanted = f"whole labels 0 to {NUM_CLASSES - 1}" if array.ndim == 3 else "one-hot, a single 1 a voxel and 0 else"
         problem = f"expected {wanted}, found values from {array.min()} to {array.max()}"
         raise InputError(problem, case=case.name, file=case.mask, hint=npy.WRITE_AGAIN)
     return _fill(labels, out, case.name, case.mask)
+
+
+def read_soft_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
+    """Reads the soft labels of a case.
+
+    Args:
+        case: Which.
+        out: C-contiguous uint8 (X, Y, Z, 3) to read into.
+
+    Returns:
+        uint8 (X, Y, Z, 3), see `labels.SHARES`: `out`, or a new array.
+
+    Raises:
+        InputError: as `read_labels`, or the file holds one label a voxel.
+    """
+    _check_unchanged(case, case.mask, 1)
+    array = npy.read(case.mask, case.name, check_mask, out)
+    if not _is_soft(array.shape):
+        problem = f"has shape {array.shape}, expected soft labels (X, Y, Z, {len(SHARES)})"
+        raise InputError(problem, case=case.name, file=case.mask, hint=npy.WRITE_AGAIN)
+    return _fill(_parts(array, case), out, case.name, case.mask)
 
 
 def label_voxels(cases: Sequence[ArrayCase]) -> np.ndarray:
@@ -255,6 +283,14 @@ def _from_numbers(array: np.ndarray) -> np.ndarray | None:
         labels = np.asarray(array, np.uint8, order="C")
     whole = labels is array or np.array_equal(labels, array)
     return labels if whole and labels.max() < NUM_CLASSES else None
+
+
+def _parts(soft: np.ndarray, case: ArrayCase) -> np.ndarray:
+    """Soft labels, if they are some."""
+    if (most := soft.sum(-1, dtype=np.int16).max()) > WHOLE:
+        problem = f"expected labels that cover {WHOLE} parts of a voxel at most, found {most}"
+        raise InputError(problem, case=case.name, file=case.mask, hint=npy.WRITE_AGAIN)
+    return soft
 
 
 def _fill(array: np.ndarray, out: np.ndarray | None, case: str, path: pathlib.Path) -> np.ndarray:

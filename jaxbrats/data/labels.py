@@ -20,10 +20,20 @@ REGIONS = {"WT": (NCR, ED, ET), "TC": (NCR, ET), "ET": (ET,)}
 # Rows of every score table: the regions, then the labels that are not a region of their own.
 SCORED = {**REGIONS, "NCR": (NCR,), "ED": (ED,)}
 
+# The channels of soft labels `(..., 3)` uint8: what part of a voxel each covers, in 255ths; the rest is background.
+SHARES = (NCR, ED, ET)
+WHOLE = 255
+
 # File label -> project label, by the convention of the file.
 BRATS_2023 = {0: BACKGROUND, 1: NCR, 2: ED, 3: ET}
 BRATS_2021 = {0: BACKGROUND, 1: NCR, 2: ED, 4: ET}
 DECATHLON = {0: BACKGROUND, 1: ED, 2: NCR, 3: ET}
+
+
+def most_covered(shares: np.ndarray) -> np.ndarray:
+    """Soft labels `(..., 3)` uint8 to the label `(...)` uint8 that covers most of each voxel, of equals the lowest."""
+    background = WHOLE - shares.sum(-1, keepdims=True, dtype=np.int16)
+    return np.argmax(np.concatenate([background, shares], axis=-1), axis=-1).astype(np.uint8)
 
 
 def region_mask(labels: np.ndarray, region: str) -> np.ndarray:

@@ -22,9 +22,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxbrats.data.arrays import ArrayCase, read_image, read_labels, read_patch
+from jaxbrats.data.arrays import ArrayCase, read_image, read_labels, read_patch, read_soft_labels
 from jaxbrats.data.boxes import CropBox, crop
 from jaxbrats.data.dataset import array_shape, array_shapes
+from jaxbrats.data.labels import SHARES, most_covered
 from jaxbrats.data.patches import Size, patch_start
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import fingerprint
@@ -42,6 +43,7 @@ def training_batches(
     seed: int,
     patch: Size | None = None,
     foreground: float = 0.0,
+    soft: bool = False,
     start_batch: int = 0,
     workers: int = 0,
     process_index: int = 0,
@@ -56,6 +58,7 @@ def training_batches(
         seed: Random seed of the order and of the patches, not negative.
         patch: Size (X, Y, Z) of what is read of each array, with zeros around one that is smaller; None for the whole.
         foreground: Probability that a patch is centred on tumour, see `patches.patch_start`.
+        soft: Whether the labels are soft, (B, X, Y, Z, 3); see `arrays.read_soft_labels`.
         start_batch: Number of the first batch to yield; nothing is read of those before.
         workers: Processes that read; 0 reads by threads of this one. Threads are several times faster: reading files
             holds no interpreter lock, and what processes hand over lies in shared memory that is new each time.
@@ -76,7 +79,7 @@ def training_batches(
     rows = _rows(batch_size, process_index, process_count)
     shapes = array_shapes(cases) if patch else [array_shape(cases)] * len(cases)
     size = (*(patch or shapes[0][:3]), shapes[0][3])
-    stream = _Stream(tuple(cases), tuple(shapes), size, batch_size, rows, seed, foreground, shared=workers > 0)
+    stream = _Stream(tuple(cases), tuple(shapes), size, batch_size, rows, seed, foreground, soft, shared=workers > 0)
     return BatchIterator(stream, start_batch, workers, prefetch)
 
 
@@ -97,7 +100,7 @@ def validation_batches(
     rows = _rows(batch_size, process_index, process_count)
     size = array_shape(cases)
     shapes = (size,) * len(cases)
-    stream = _Stream(tuple(cases), shapes, size, batch_size, rows, seed=None, foreground=0.0, shared=workers > 0)
+    stream = _Stream(tuple(cases), shapes, size, batch_size, rows, None, 0.0, False, shared=workers > 0)
     return BatchIterator(stream, 0, workers, prefetch)
 
 
@@ -182,6 +185,7 @@ class _Stream:
         rows: Those that this process reads.
         seed: Random seed of order and patches; None is in order, and once.
         foreground: Probability that a patch is centred on tumour.
+        soft: Whether the labels are soft.
         shared: Whether to put batches in shared memory, from which another process takes them without a copy.
     """
 
@@ -192,6 +196,7 @@ class _Stream:
     rows: range
     seed: int | None
     foreground: float
+    soft: bool
     shared: bool
 
     def __len__(self) -> int:
@@ -201,7 +206,7 @@ class _Stream:
         index = self._index(number)
         allocate = grain.multiprocessing.SharedMemoryArray if self.shared else np.empty
         image = allocate((len(index), *self.size), np.float32)
-        labels = allocate(image.shape[:-1], np.uint8)
+        labels = allocate((*image.shape[:-1], *((len(SHARES),) if self.soft else ())), np.uint8)
         try:
             for row, case in enumerate(index):
                 record = int(self._positions(number)[row])
@@ -217,20 +222,21 @@ class _Stream:
         return batch if self.seed is not None else batch | {"valid": self._positions(number) < len(self.cases)}
 
     def _read(self, index: int, record: int, image: np.ndarray, labels: np.ndarray) -> None:
-        case = self.cases[index]
+        case, read = self.cases[index], read_soft_labels if self.soft else read_labels
         if self.size == self.shapes[index]:
             read_image(case, image)
-            read_labels(case, labels)
+            read(case, labels)
             return
-        whole, patch = read_labels(case), self.size[:3]
-        box = CropBox(patch_start(whole, patch, self.foreground, self.seed, record), patch, whole.shape)
+        whole, patch = read(case), self.size[:3]
+        hard = most_covered(whole) if self.soft else whole
+        box = CropBox(patch_start(hard, patch, self.foreground, self.seed, record), patch, hard.shape)
         read_patch(case, box, image)
         labels[...] = crop(whole, box)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the images and labels of a batch."""
-        return len(self.rows) * math.prod(self.size[:3]) * (4 * self.size[3] + 1)
+        return len(self.rows) * math.prod(self.size[:3]) * (4 * self.size[3] + (len(SHARES) if self.soft else 1))
 
     def names(self, number: int) -> str:
         """Names of the cases of a batch."""

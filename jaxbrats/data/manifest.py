@@ -107,7 +107,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
     if not (isinstance(records, dict) and isinstance(manifest.get("finished"), bool) and _is_text(manifest.get("raw"))):
         raise InputError("is not as jaxbrats preprocess writes it", file=path, hint=_AGAIN)
     try:
-        Preprocessing.from_dict(manifest.get("settings"))
+        manifest["settings"] = Preprocessing.from_dict(manifest.get("settings")).to_dict()
         if manifest.get("frame") is not None:
             Frame.from_dict(manifest["frame"])
     except InputError as error:

@@ -21,7 +21,7 @@ from jaxbrats.config import Data
 from jaxbrats.config.data import Crop
 from jaxbrats.data.array_box import BRAIN, array_box, brain_region
 from jaxbrats.data.boxes import CropBox, crop
-from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES
+from jaxbrats.data.labels import BACKGROUND, DEFAULT_MODALITIES, MODALITIES, NUM_CLASSES, most_covered
 from jaxbrats.data.normalization import NORMALIZATIONS, statistics_of
 from jaxbrats.data.raw.alignment import Alignment
 from jaxbrats.data.raw.cases import Case, missing_modalities
@@ -44,6 +44,7 @@ class Preprocessing:
             zero, mean 0 and standard deviation 1, and leaves the others 0.
         min_tumour: Least share of tumour voxels in the crop for a case to be used in training.
         spacing: Size in mm of the arrays' voxels along each axis; None for that of most cases.
+        soft_labels: Whether the masks hold what part of each voxel every label covers, rather than one label.
 
     Raises:
         InputError: a value is not one of these.
@@ -54,6 +55,7 @@ class Preprocessing:
     normalization: str = "minmax"
     min_tumour: float = 0.01
     spacing: tuple[float, float, float] | None = None
+    soft_labels: bool = False
 
     def __post_init__(self) -> None:
         modalities = tuple(self.modalities)
@@ -77,6 +79,8 @@ class Preprocessing:
             if len(spacing) != 3 or not all(0 < size < math.inf for size in spacing):
                 raise InputError(f"spacing: expected three sizes in mm such as 1,1,1, found {self.spacing}")
             object.__setattr__(self, "spacing", spacing)
+        if not isinstance(self.soft_labels, bool):
+            raise InputError(f"soft_labels: expected true or false, found {self.soft_labels}")
         object.__setattr__(self, "modalities", modalities)
         object.__setattr__(self, "crop", crop)
         object.__setattr__(self, "min_tumour", float(self.min_tumour))
@@ -99,6 +103,8 @@ class Preprocessing:
             InputError: a key is missing or unknown, or a value is none it can have.
         """
         names = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(values, Mapping):
+            values = {"soft_labels": False, **values}  # arrays of before 0.3 do not say
         if not isinstance(values, Mapping) or values.keys() != names:
             raise InputError(
                 f"expected preprocessing settings with the keys {', '.join(sorted(names))}, found {values}"
@@ -153,10 +159,10 @@ def preprocess_case(
         frame: What the volumes are turned and resampled to; None leaves them on their files' voxels.
 
     Returns:
-        The image (X, Y, Z, C) float32, the labels (X, Y, Z) uint8, and the case's entry for the manifest: status,
-        reason, what `Alignment.to_record` gives, crop_origin, normalization, tumour_fraction, label_voxels in the crop,
-        label_voxels_outside of tumour outside it. A case that is skipped has None for both arrays and no
-        normalization, because its images are not read.
+        The image (X, Y, Z, C) float32; the labels uint8, (X, Y, Z) or soft (X, Y, Z, 3); and the case's entry for the
+        manifest: status, reason, what `Alignment.to_record` gives, crop_origin, normalization, tumour_fraction,
+        label_voxels in the crop, label_voxels_outside of tumour outside it. A case that is skipped has None for both
+        arrays and no normalization, because its images are not read.
 
     Raises:
         InputError: as `preprocess_images`, or the segmentation cannot be used (see `nifti.read_labels`).
@@ -174,7 +180,7 @@ def preprocess_case(
         volumes = list(volumes)
         brain = brain_region(volume.data for _, volume in volumes)
     box = array_box(settings.crop, alignment.shape, brain, turned)
-    labels, record = crop_labels(whole_labels, grid, alignment, box, settings.min_tumour, case.name)
+    labels, record = crop_labels(whole_labels, grid, alignment, box, settings, case.name)
     del whole_labels
     if record["status"] == "skipped":
         return None, None, record
@@ -199,7 +205,7 @@ def align(grid: Grid, frame: Frame | None, case: str) -> Alignment:
 
 
 def crop_labels(
-    whole_labels: np.ndarray, grid: Grid, alignment: Alignment, box: CropBox, min_tumour: float, case: str
+    whole_labels: np.ndarray, grid: Grid, alignment: Alignment, box: CropBox, settings: Preprocessing, case: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Cuts the array's box out of a segmentation and decides by its tumour whether the case is kept.
 
@@ -208,18 +214,20 @@ def crop_labels(
         grid: Its shape and affine.
         alignment: How it is turned and resampled first.
         box: What of it becomes the array.
-        min_tumour: Least share of tumour voxels in the box for a case to be kept.
+        settings: What the arrays hold.
         case: Name for error messages.
 
     Returns:
-        The labels of the box, and the record as `preprocess_case` returns it, without the normalization.
+        The labels of the box, soft where the settings say so, and the record as `preprocess_case` returns it, without
+        the normalization.
 
     Raises:
         InputError: the resampled volume does not fit in memory.
     """
     try:
-        whole = alignment.labels(whole_labels)
-        labels = crop(whole, box)
+        whole = alignment.soft_labels(whole_labels) if settings.soft_labels else alignment.labels(whole_labels)
+        array = crop(whole, box)
+        labels, whole = (most_covered(one) if settings.soft_labels else one for one in (array, whole))
     except MemoryError as error:
         raise _too_large(alignment.shape, case, grid.path) from error
     counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]
@@ -235,10 +243,10 @@ def crop_labels(
         "label_voxels": counts,
         "label_voxels_outside": outside,
     }
-    if tumour < min_tumour:
-        reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {min_tumour:.3%}"
+    if tumour < settings.min_tumour:
+        reason = f"{tumour:.3%} tumour voxels in the crop, expected at least {settings.min_tumour:.3%}"
         record |= {"status": "skipped", "reason": reason}
-    return labels, record
+    return array, record
 
 
 def _training_box(turned: Sequence[Volume], crop: Crop) -> CropBox:

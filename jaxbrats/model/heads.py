@@ -1,6 +1,8 @@
 """What a network's output means: channels, targets, probabilities, labels, and what is counted while training.
 
-Losses, the step, validation, inference, maps and report ask the head; none of them knows of softmax or argmax.
+Losses, the step, validation, inference, maps and report ask the head; none of them knows of softmax or argmax. Labels
+for training are numbers `(B, X, Y, Z)`, or soft, `(B, X, Y, Z, 3)` uint8: what part of each voxel NCR, ED and ET cover,
+in 255ths. What the probabilities should be are then such parts, too.
 """
 
 import dataclasses
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR, NUM_CLASSES, REGIONS
+from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR, NUM_CLASSES, REGIONS, SHARES, WHOLE
 from jaxbrats.model.counts import Counts, confusion_matrix
 
 # Least probability that has a logit.
@@ -31,7 +33,9 @@ class LabelsHead:
     weights_setting: ClassVar[str] = "class_weights"
 
     def targets(self, labels: jax.Array) -> jax.Array:
-        """Labels `(B, X, Y, Z)` to what the probabilities should be, `(B, X, Y, Z, channels)` float32."""
+        """Labels to what the probabilities should be, `(B, X, Y, Z, channels)` float32."""
+        if _is_soft(labels):
+            return jnp.stack([_share(labels, label) for label in range(self.channels)], axis=-1)
         return jax.nn.one_hot(labels, self.channels, dtype=jnp.float32)
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
@@ -43,7 +47,7 @@ class LabelsHead:
         return jnp.log(jnp.maximum(probabilities, _LEAST))
 
     def log_likelihood(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
-        """Logarithm of the probability of each voxel's own label, `(B, X, Y, Z, 1)` float32."""
+        """Logarithm of the probability of each voxel's own label, `(B, X, Y, Z, 1)` float32; the mean of soft ones."""
         log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
         return jnp.sum(log_probabilities * self.targets(labels), axis=-1, keepdims=True)
 
@@ -61,7 +65,8 @@ class LabelsHead:
         return np.argmax(probabilities, axis=-1).astype(np.uint8)
 
     def count(self, logits: jax.Array, labels: jax.Array) -> Counts:
-        """Logits `(B, X, Y, Z, channels)` and labels `(B, X, Y, Z)` to the counts that training scores follow from."""
+        """Logits `(B, X, Y, Z, channels)` and labels to the counts that training scores follow from."""
+        labels = _hard(labels)
         predicted = jnp.argmax(logits, axis=-1)
         # p > 1/2 of the largest class, without the softmax: the others' exponentials sum to less than its own.
         top = jnp.max(logits, axis=-1, keepdims=True)
@@ -97,9 +102,9 @@ class RegionsHead:
     weights_setting: ClassVar[str] = "region_weights"
 
     def targets(self, labels: jax.Array) -> jax.Array:
-        """Labels `(B, X, Y, Z)` to what the probabilities should be, `(B, X, Y, Z, 3)` float32."""
+        """Labels to what the probabilities should be, `(B, X, Y, Z, 3)` float32."""
         inside = [[label in region for region in REGIONS.values()] for label in range(NUM_CLASSES)]
-        return sum((labels == label)[..., None] * np.float32(inside[label]) for label in range(NUM_CLASSES))
+        return sum(_share(labels, label)[..., None] * np.float32(inside[label]) for label in range(NUM_CLASSES))
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Logits `(..., 3)` to probabilities float32, each region's by itself."""
@@ -111,24 +116,31 @@ class RegionsHead:
         return jnp.log(inside) - jnp.log1p(-inside)
 
     def log_likelihood(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
-        """Logarithm of the probability that a voxel is in, or outside, each region as it is: `(B, X, Y, Z, 3)`."""
+        """Logarithm of the probability that a voxel is in, or outside, each region as it is: `(B, X, Y, Z, 3)`.
+
+        Of a voxel that is in part inside, the mean of both.
+        """
+        targets, logits = self.targets(labels), logits.astype(jnp.float32)
         # 1 - sigmoid(x) = sigmoid(-x), without the difference that rounds to 0.
-        return jax.nn.log_sigmoid((2 * self.targets(labels) - 1) * logits.astype(jnp.float32))
+        if _is_soft(labels):
+            return targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)
+        return jax.nn.log_sigmoid((2 * targets - 1) * logits)
 
     def weights(self, labels: jax.Array, channel_weights: Sequence[float]) -> jax.Array:
         """How much each entry of `log_likelihood` weighs where the channels weigh so: as its region."""
-        return jnp.broadcast_to(jnp.asarray(channel_weights, jnp.float32), (*labels.shape, self.channels))
+        return jnp.broadcast_to(jnp.asarray(channel_weights, jnp.float32), (*labels.shape[:4], self.channels))
 
     def focal_alpha(self, labels: jax.Array, alpha: float) -> jax.Array | float:
         """Scale of the focal loss of each entry of `log_likelihood`: alpha within a region, 1 - alpha outside."""
-        return jnp.where(self.targets(labels) > 0, alpha, 1 - alpha)
+        return jnp.where(self.targets(labels) > 0.5, alpha, 1 - alpha)
 
     def labels(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities `(..., 3)` to labels `(...)` uint8; see `_nested`."""
         return _nested(probabilities, self.thresholds, np.where)
 
     def count(self, logits: jax.Array, labels: jax.Array) -> Counts:
-        """Logits `(B, X, Y, Z, 3)` and labels `(B, X, Y, Z)` to the counts that training scores follow from."""
+        """Logits `(B, X, Y, Z, 3)` and labels to the counts that training scores follow from."""
+        labels = _hard(labels)
         probabilities = self.probabilities(logits)
         decoded, at_half = (_nested(probabilities, one, jnp.where) for one in (self.thresholds, (0.5, 0.5, 0.5)))
         return Counts(confusion_matrix(labels, decoded, NUM_CLASSES), confusion_matrix(labels, at_half, NUM_CLASSES))
@@ -142,6 +154,26 @@ class RegionsHead:
         """Sum of the regions' binary entropies in nats: 0 where all are certain, at most 3 ln 2."""
         parts = (probabilities[..., channel] for channel in range(self.channels))
         return sum(_surprise(part) + _surprise(1 - part) for part in parts)
+
+
+def _is_soft(labels: jax.Array) -> bool:
+    return labels.ndim == 5
+
+
+def _share(labels: jax.Array, label: int) -> jax.Array:
+    """What part of each voxel a label covers, `(B, X, Y, Z)`: float32 of soft labels, else boolean."""
+    if not _is_soft(labels):
+        return labels == label
+    shares = labels.astype(jnp.float32) / WHOLE
+    return 1 - shares.sum(-1) if label == BACKGROUND else shares[..., SHARES.index(label)]
+
+
+def _hard(labels: jax.Array) -> jax.Array:
+    """The label `(B, X, Y, Z)` that covers most of each voxel, as `most_covered` has it."""
+    if not _is_soft(labels):
+        return labels
+    parts = labels.astype(jnp.int32)
+    return jnp.argmax(jnp.concatenate([WHOLE - parts.sum(-1, keepdims=True), parts], axis=-1), axis=-1)
 
 
 def _surprise(probability: np.ndarray) -> np.ndarray:

@@ -103,8 +103,8 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
     trained_with = Preprocessing.of(record.settings.data).to_dict()
     found = dataset.preprocessing.to_dict() if dataset.preprocessing else trained_with
     for name, value in trained_with.items():
-        # Which cases were good enough to train on has no bearing on how they were made.
-        if name != "min_tumour" and found[name] != value:
+        # Which cases were good enough to train on, and the form of their labels, have no bearing on what is scored.
+        if name not in ("min_tumour", "soft_labels") and found[name] != value:
             raise InputError(
                 f"holds arrays made with {name} = {found[name]}, the run was trained with {value}",
                 file=dataset.folder,

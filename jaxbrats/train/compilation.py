@@ -40,7 +40,8 @@ def compile_step(
             ema=settings.ema,
             augment=make_augmentation(settings.augment),
         )
-        return step.lower(state, batch_shapes(mesh, settings.batch_size, shape), key).compile()
+        batch = batch_shapes(mesh, settings.batch_size, shape, settings.data.soft_labels)
+        return step.lower(state, batch, key).compile()
 
 
 def step_memory(settings: Settings, mesh: jax.sharding.Mesh) -> int:

@@ -171,6 +171,7 @@ def _batches(settings: Settings, cases: Sequence[ArrayCase], mesh: jax.sharding.
         seed=settings.seed,
         patch=settings.data.patch,
         foreground=settings.data.foreground,
+        soft=settings.data.soft_labels,
         start_batch=start,
         workers=settings.data.workers,
         process_index=rows.index,

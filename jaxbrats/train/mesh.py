@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxbrats.data.labels import SHARES
 from jaxbrats.system.errors import InputError
 
 
@@ -115,7 +116,7 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     Args:
         mesh: From `make_mesh`.
         batch: This process's rows (see `process_slice`), volumes whole: 'image' `(B, X, Y, Z, C)` and 'labels'
-            `(B, X, Y, Z)`; other entries stay on the host.
+            `(B, X, Y, Z)` or soft `(B, X, Y, Z, 3)`; other entries stay on the host.
     """
     return {name: put_images(mesh, batch[name]) for name in ("image", "labels")}
 
@@ -128,18 +129,22 @@ def put_images(mesh: Mesh, rows: np.ndarray) -> jax.Array:
     return jax.make_array_from_process_local_data(batch_sharding(mesh), here, shape)
 
 
-def batch_shapes(mesh: Mesh, batch_size: int, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(
+    mesh: Mesh, batch_size: int, shape: tuple[int, ...], soft: bool = False
+) -> dict[str, jax.ShapeDtypeStruct]:
     """What `put_batch` returns, without the data: to compile for.
 
     Args:
         mesh: From `make_mesh`.
         batch_size: Cases in a global batch.
         shape: `(X, Y, Z, C)` of a case.
+        soft: Whether the labels are soft, `(X, Y, Z, 3)` of a case.
     """
     sharding = batch_sharding(mesh)
+    labels = (*shape[:-1], len(SHARES)) if soft else shape[:-1]
     return {
         "image": jax.ShapeDtypeStruct((batch_size, *shape), np.float32, sharding=sharding),
-        "labels": jax.ShapeDtypeStruct((batch_size, *shape[:-1]), np.uint8, sharding=sharding),
+        "labels": jax.ShapeDtypeStruct((batch_size, *labels), np.uint8, sharding=sharding),
     }
 
 

@@ -61,7 +61,7 @@ def train_step(
         optimizer: From `make_optimizer`.
         loss_function: From `make_loss`.
         state: Where the step begins.
-        batch: 'image' `(B, X, Y, Z, C)` and 'labels' `(B, X, Y, Z)`.
+        batch: 'image' `(B, X, Y, Z, C)` and 'labels' `(B, X, Y, Z)` or soft `(B, X, Y, Z, 3)`.
         key: The run's; the step's own is made from it and the step's number.
         accumulate: Micro-batches, one after the other, each in the memory of the one before. Gradients and loss are
             the means of theirs, batch statistics go from one to the next, scores are of the whole batch.

@@ -113,3 +113,18 @@ def test_the_elastic_deformation_never_folds():
         jacobian = np.stack([np.stack(np.gradient(np.asarray(at))) for at in coordinates])
         assert np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min() > 0
         assert max(np.abs(shift).max() for shift in shifts) <= 2.0 and np.std(shifts) > 0.3
+
+
+def test_soft_labels_are_interpolated_and_no_voxel_has_more_than_its_whole():
+    labels = labels_of((12, 12, 12))
+    soft = (255 * (labels[..., None] == np.array([1, 2, 3]))).astype(np.uint8)
+    settings = Augment(rotation=1.0, scaling=1.0, mirror=0.5)
+    change = jax.jit(functools.partial(change_space, settings))
+    for seed in range(3):
+        image, hard = change(jax.random.key(seed), soft.astype(np.float32), labels)
+        same, parts = change(jax.random.key(seed), soft.astype(np.float32), soft)
+        assert parts.dtype == jnp.uint8 and parts.sum(-1, dtype=int).max() <= 255
+        np.testing.assert_allclose(same, image, atol=1e-3)
+        np.testing.assert_allclose(parts, image, atol=1.001)  # both are interpolated; parts are cut off to whole ones
+        sure = np.asarray(parts).max(-1) > 200
+        np.testing.assert_array_equal(np.asarray(parts).argmax(-1)[sure] + 1, np.asarray(hard)[sure])

@@ -32,6 +32,36 @@ def test_targets_of_regions_are_nested():
         assert head.labels(head.background) == BACKGROUND
 
 
+def test_soft_labels_are_what_the_probabilities_should_be():
+    shares = np.array([[0, 0, 0], [255, 0, 0], [51, 102, 0], [51, 51, 153]], np.uint8).reshape(1, 4, 1, 1, 3)
+    parts = [[0, 0, 0], [1, 1, 0], [0.6, 0.2, 0], [1, 0.8, 0.6]]
+    np.testing.assert_allclose(REGION_HEAD.targets(shares)[0, :, 0, 0], parts, atol=1e-6)
+    labels = [[1, 0, 0, 0], [0, 1, 0, 0], [0.4, 0.2, 0.4, 0], [0, 0.2, 0.2, 0.6]]
+    np.testing.assert_allclose(LABELS.targets(shares)[0, :, 0, 0], labels, atol=1e-6)
+    hard = jnp.array([BACKGROUND, NCR, BACKGROUND, ET]).reshape(1, 4, 1, 1)  # of equals the lowest
+    for head, wanted in ((REGION_HEAD, parts), (LABELS, labels)):
+        logits = as_volume(np.random.default_rng(0).normal(size=(4, head.channels)))
+        probability = np.asarray(head.probabilities(logits), np.float64)[0, :, 0, 0]
+        found = head.log_likelihood(logits, shares)[0, :, 0, 0]
+        if head is LABELS:
+            expected = np.sum(wanted * np.log(probability), axis=1, keepdims=True)
+        else:
+            expected = wanted * np.log(probability) + np.subtract(1, wanted) * np.log(1 - probability)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        for counted, of_hard in zip(head.count(logits, shares), head.count(logits, hard), strict=True):
+            np.testing.assert_array_equal(counted, of_hard)
+        assert head.weights(shares, range(1, head.channels + 1)).shape[:4] == (1, 4, 1, 1)
+
+
+@pytest.mark.parametrize("head", [LABELS, REGION_HEAD], ids=["labels", "regions"])
+def test_soft_labels_of_whole_voxels_are_labels(head):
+    labels = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 3, 3, 3)))
+    soft = (255 * (labels[..., None] == jnp.array([NCR, ED, ET]))).astype(jnp.uint8)
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3, 3, head.channels)))
+    for of in (head.targets, lambda one: head.log_likelihood(logits, one), lambda one: head.focal_alpha(one, 0.25)):
+        np.testing.assert_allclose(of(soft), of(labels), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("probabilities", "label"),
     [

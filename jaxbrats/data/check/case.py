@@ -156,7 +156,7 @@ class _Inspection:
         alignment, settings = self._alignment, self._settings
         box = array_box(settings.crop, alignment.shape, self._brain, alignment.turned_shape)
         try:
-            _, record = crop_labels(labels, self._grid, alignment, box, settings.min_tumour, self._case.name)
+            _, record = crop_labels(labels, self._grid, alignment, box, settings, self._case.name)
         except InputError as error:
             self.fault("segmentation", error)
             return False

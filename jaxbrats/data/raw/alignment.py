@@ -122,6 +122,10 @@ class Alignment:
         """Labels `(X, Y, Z)` of the file, turned and resampled."""
         return geometry.resample_labels(self.turn(labels), self.shape)
 
+    def soft_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels `(X, Y, Z)` of the file, turned and resampled, as soft labels `(X, Y, Z, 3)`."""
+        return geometry.covered(self.turn(labels), self.shape)
+
     def labels_on_file(self, labels: np.ndarray) -> np.ndarray:
         """Labels of the turned and resampled volume, on the voxels of the file."""
         labels = geometry.resample_labels(labels, self.turned_shape)

@@ -8,13 +8,13 @@ as in prediction; what was predicted is brought back.
 import collections
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from jaxbrats.data.labels import NUM_CLASSES
+from jaxbrats.data.labels import NUM_CLASSES, SHARES, WHOLE
 from jaxbrats.system.errors import InputError
 
 # Spacings that differ less than this are taken as equal: 1 % is 1 voxel in 100.
@@ -165,9 +165,13 @@ def resample(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     Returns:
         `(*shape, ...)` float32, C-contiguous; the array itself where nothing changes.
     """
+    return _weighted(array, shape, interpolation_weights)
+
+
+def _weighted(array: np.ndarray, shape: Sequence[int], weights_of: Callable[[int, int], np.ndarray]) -> np.ndarray:
     for axis, size in enumerate(shape):
         if size != array.shape[axis]:
-            weights = interpolation_weights(array.shape[axis], size)
+            weights = weights_of(array.shape[axis], size)
             array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(array)
 
@@ -189,6 +193,19 @@ def resample_labels(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return resampled
 
 
+def covered(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Labels `(X, Y, Z)` to soft labels `(*shape, 3)` of another number of voxels over the same extent.
+
+    What part of each new voxel NCR, ED and ET cover, in 255ths, rounded down so that no voxel has more than its whole.
+    A rim of enhancing tumour that is thinner than a voxel has no voxel of its own in `resample_labels`; here it has
+    parts of some.
+    """
+    soft = np.empty((*shape, len(SHARES)), np.uint8)
+    for channel, label in enumerate(SHARES):
+        soft[..., channel] = WHOLE * _weighted((labels == label).astype(np.float32), shape, overlap_weights) + 1e-3
+    return soft
+
+
 def resampled_affine(affine: np.ndarray, shape: Sequence[int], resampled: Sequence[int]) -> np.ndarray:
     """The affine `(4, 4)` that a volume of `shape` has after it was resampled to the shape `resampled`."""
     scale = np.divide(shape, resampled)
@@ -203,6 +220,15 @@ def interpolation_weights(old: int, new: int) -> np.ndarray:
     weights = np.maximum(1 - distance / max(scale, 1), 0)
     # At the ends a part of the triangle hangs over.
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def overlap_weights(old: int, new: int) -> np.ndarray:
+    """What part of each of `new` voxels each of `old` voxels over the same extent covers, float32 `(new, old)`."""
+    edges = np.linspace(0, old, new + 1)
+    first, last = edges[:-1, None], edges[1:, None]
+    voxel = np.arange(old)[None]
+    overlap = np.maximum(np.minimum(last, voxel + 1) - np.maximum(first, voxel), 0)
+    return (overlap * (new / old)).astype(np.float32)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:

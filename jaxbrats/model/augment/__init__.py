@@ -22,9 +22,10 @@ Augmentation = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.
 def make_augmentation(settings: Augment) -> Augmentation | None:
     """The function that changes a batch, None where the settings change nothing.
 
-    It computes in float32 and takes keys `(B,)`, images `(B, X, Y, Z, C)` of any float type and labels `(B, X, Y, Z)`
-    of integers. What a case becomes follows from its own key alone. Voxels that are 0 in all channels are background,
-    outside the brain, and stay 0, as nnU-Net keeps them where brains are cut out: so they are when predicting.
+    It computes in float32 and takes keys `(B,)`, images `(B, X, Y, Z, C)` of any float type and labels of integers,
+    `(B, X, Y, Z)` or soft `(B, X, Y, Z, 3)`. What a case becomes follows from its own key alone. Voxels that are 0 in
+    all channels are background, outside the brain, and stay 0, as nnU-Net keeps them where brains are cut out: so they
+    are when predicting.
     """
     if not settings.active:
         return None

@@ -1,8 +1,9 @@
 """Rotation, scaling and elastic deformation in one resampling, and mirroring.
 
-Images are interpolated trilinearly and labels take their nearest voxel; outside the volume is background, 0. Angles and
-scales are those of voxels about the volume's centre, so a rotation keeps shapes where voxels are cubes. Slices and
-slabs, thinner than a third of their longest axis, are changed in plane only, as nnU-Net's are ('dummy 2-D').
+Images and soft labels are interpolated trilinearly, and labels take their nearest voxel; outside the volume is
+background, 0. Angles and scales are those of voxels about the volume's centre, so a rotation keeps shapes where voxels
+are cubes. Slices and slabs, thinner than a third of their longest axis, are changed in plane only, as nnU-Net's are
+('dummy 2-D').
 """
 
 import functools
@@ -39,19 +40,24 @@ class Deformation(NamedTuple):
 
 
 def change_space(settings: Augment, key: jax.Array, image: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Resamples and mirrors a case `(X, Y, Z, C)` and its labels `(X, Y, Z)`, each where it is drawn."""
+    """Resamples and mirrors a case `(X, Y, Z, C)` and its labels `(X, Y, Z)` or `(X, Y, Z, 3)`, each where drawn."""
     keys = jax.random.split(key, 8)
     draw_keys, field_keys, mirror_key = keys[:4], keys[4:7], keys[7]
     if settings.rotation or settings.scaling or settings.elastic:
-        deformation = draw_deformation(settings, draw_keys, labels.shape)
+        shape = image.shape[:3]
+        deformation = draw_deformation(settings, draw_keys, shape)
 
         def resample(image: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
             matrix = affine_matrix(deformation.angles, deformation.scale)
             shifts = (0.0, 0.0, 0.0)
             if settings.elastic:
-                sizes = [share * size for share, size in zip(deformation.displacement, labels.shape, strict=True)]
-                shifts = [size * smooth_field(key, labels.shape) for size, key in zip(sizes, field_keys, strict=True)]
-            coordinates = source_coordinates(labels.shape, matrix, shifts)
+                sizes = [share * size for share, size in zip(deformation.displacement, shape, strict=True)]
+                shifts = [size * smooth_field(key, shape) for size, key in zip(sizes, field_keys, strict=True)]
+            coordinates = source_coordinates(shape, matrix, shifts)
+            if labels.ndim == 4:
+                both = sample_linear(jnp.concatenate([image, labels.astype(image.dtype)], axis=-1), coordinates)
+                # Cut off, not rounded: no voxel gets more than its whole.
+                return both[..., : image.shape[-1]], both[..., image.shape[-1] :].astype(labels.dtype)
             return sample_linear(image, coordinates), sample_nearest(labels, coordinates)
 
         image, labels = lax.cond(deformation.drawn, resample, lambda *same: same, image, labels)

@@ -1,0 +1,43 @@
+"""A whole run on soft labels of voxels larger than the files: trained, resumed, evaluated on those of the files."""
+
+import numpy as np
+import pytest
+
+from jaxbrats import main
+from jaxbrats.evaluation.tables import read_csv
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.files import read_json
+from jaxbrats.train.logs import read_metrics
+
+OPTIONS = {"data.crop": "brain", "data.patch": "8,8,8", "data.spacing": "16,16,16", "model.head": "regions"}
+OPTIONS |= {"data.soft_labels": "true", "loss.terms": "dice:1,bce:1", "augment.rotation": "0.5", "num_epochs": "1"}
+
+
+@pytest.fixture
+def train(tiny_config, tiny_cohort, tmp_path):
+    def run(name, **changes):
+        options = OPTIONS | {"data.raw_dir": tiny_cohort}
+        options |= {name.replace("__", "."): value for name, value in changes.items()}
+        flags = [f"--config.{key}={value}" for key, value in options.items()]
+        return main.run([f"--config={tiny_config}", f"--workdir={tmp_path / name}", *flags])
+
+    return run
+
+
+def test_a_run_learns_from_parts_and_goes_on(train, tmp_path, capsys):
+    assert train("soft") == 0
+    record = read_record(tmp_path / "soft")
+    assert record.settings.data.soft_labels
+    rows = read_csv(tmp_path / "soft" / "evaluation" / "cases.csv")
+    assert {row["case"] for row in rows} == set(record.split.val)
+    assert read_json(tmp_path / "soft" / "evaluation" / "summary.json")["scored"] == "whole volumes"
+    assert train("soft", num_epochs=2) == 0
+    soft = [line["loss"] for line in read_metrics(tmp_path / "soft") if line["split"] == "train"]
+    # The same run of single labels sees the same patches and learns something else.
+    assert train("hard", data__soft_labels="false") == 0
+    hard = [line["loss"] for line in read_metrics(tmp_path / "hard") if line["split"] == "train"]
+    assert len(soft) == 2 * len(hard)
+    assert 0 < abs(soft[0] - hard[0]) < 0.2 and np.isfinite(soft).all()
+    # Arrays decide, and it is said.
+    assert train("other", data__raw_dir="", data__dir=tmp_path / "hard" / "data") == 0
+    assert "data.soft_labels = False, as the arrays in" in capsys.readouterr().out
