@@ -27,6 +27,7 @@ import cross_validate
 import jax
 import numpy as np
 from absl import flags
+from benchmarking import interval
 
 from jaxbrats import commands
 from jaxbrats.config import augment
@@ -101,9 +102,10 @@ LADDER = (
     Rung("10_regions", {"model.head": "regions", "loss.terms": {"dice": 1.0, "bce": 1.0}}),
     Rung("11_deep_supervision", {"model.deep_supervision": True}),
     Rung("12_ema", {"ema": 0.99}),
-    Rung("13_mirrored_prediction", {"inference.mirror": True}, trains=False),
-    Rung("14_postprocessing", {"postprocessing.component_mm3": 1000.0, "postprocessing.core_mm3": 200.0}, False),
-    Rung("15_threshold", {"model.thresholds": (0.5, 0.5, 0.2)}, trains=False),
+    Rung("13_soft_labels", {"data.soft_labels": True}),
+    Rung("14_mirrored_prediction", {"inference.mirror": True}, trains=False),
+    Rung("15_postprocessing", {"postprocessing.component_mm3": 1000.0, "postprocessing.core_mm3": 200.0}, False),
+    Rung("16_threshold", {"model.thresholds": (0.5, 0.5, 0.3)}, trains=False),
 )
 ASIDE = (
     Rung("aside_dice_per_case", {"loss.dice_per": "case"}),
@@ -223,14 +225,6 @@ def seconds_a_step(run: pathlib.Path) -> float:
 def parameters(settings: Settings) -> int:
     """Numbers that are trained."""
     return sum(leaf.size for leaf in jax.tree.leaves(shapes_of(settings)["params"]))
-
-
-def interval(described: Mapping[str, Any], digits: int, sign: str = "") -> str:
-    """Mean and 95 % interval as text."""
-    mean, low, high = (described[name] for name in ("mean", "ci_low", "ci_high"))
-    if mean is None:
-        return "-"
-    return f"{mean:{sign}.{digits}f}" + ("" if low is None else f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})")
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:

@@ -146,6 +146,14 @@ def range_of(rounds: Sequence[Mapping[str, float]], side: str, digits: int = 2) 
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+def interval(described: Mapping[str, Any], digits: int, sign: str = "") -> str:
+    """'mean (low to high)' of what `statistics.describe` returns: the 95 % interval of the mean."""
+    mean, low, high = (described[name] for name in ("mean", "ci_low", "ci_high"))
+    if mean is None:
+        return "-"
+    return f"{mean:{sign}.{digits}f}" + ("" if low is None else f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})")
+
+
 def ratio_text(of: Mapping[str, float]) -> str:
     """'median (least to greatest)' of a ratio."""
     return f"{of['median']:.2f} ({of['least']:.2f} to {of['greatest']:.2f})"

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
+from benchmarking import interval
 
 from jaxbrats import commands
 from jaxbrats import main as train_program
@@ -161,15 +162,9 @@ def pooled_markdown(summary: Summary) -> str:
     columns = [metric for metric in PRINTED if metric in summary[MEAN]]
     lines = [f"| region | patients | {' | '.join(columns)} |", "| --- | ---: |" + " ---: |" * len(columns)]
     for region, described in summary.items():
-        cells = [_cell(described[metric], 2 if metric.endswith("_mm") else 4) for metric in columns]
+        cells = [interval(described[metric], 2 if metric.endswith("_mm") else 4) for metric in columns]
         lines.append(f"| {region} | {described[columns[0]]['n']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _cell(described: Mapping[str, float | int | None], digits: int) -> str:
-    numbers = [described[name] for name in ("mean", "ci_low", "ci_high")]
-    mean, low, high = ("-" if number is None else f"{number:.{digits}f}" for number in numbers)
-    return mean if described["ci_low"] is None else f"{mean} ({low} to {high})"
 
 
 def fold_markdown(runs: Sequence[pathlib.Path], tables_of: Sequence[Sequence[Row]]) -> str:

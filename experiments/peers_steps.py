@@ -80,7 +80,12 @@ def _training(raw: str, arrays: pathlib.Path) -> Iterator[float]:
     state, key = replicate(mesh, state), replicate(mesh, jax.random.key(settings.seed))
     step = compile_step(settings, total, mesh, state, key)
     batches = training_batches(
-        cases, batch_size=settings.batch_size, seed=settings.seed, patch=data.patch, foreground=data.foreground
+        cases,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        patch=data.patch,
+        foreground=data.foreground,
+        soft=data.soft_labels,
     )
 
     def losses() -> Iterator[float]:

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ablation
 import benchmarking
 import numpy as np
 from peers_steps import OURS, our_settings
@@ -112,4 +111,4 @@ def with_mean(scores: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _cells(values: np.ndarray, sign: str = "") -> str:
-    return " | ".join(ablation.interval(describe(column), 3, sign) for column in values.T)
+    return " | ".join(benchmarking.interval(describe(column), 3, sign) for column in values.T)

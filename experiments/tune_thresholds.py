@@ -21,7 +21,6 @@ from typing import Any
 import benchmarking
 import numpy as np
 import tune_postprocess
-from ablation import interval
 from absl import flags
 
 from jaxbrats import commands
@@ -177,7 +176,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     for number, metric in enumerate(METRICS):
         for way, scores in report["scores"].items():
             values = np.array(scores)[:, number]
-            cells = [interval(describe(of), 3) for of in (*values.T, values.mean(axis=1))]
+            cells = [benchmarking.interval(describe(of), 3) for of in (*values.T, values.mean(axis=1))]
             lines.append(f"| {metric} | {rows[way]} | {' | '.join(cells)} |")
     lines += ["", benchmarking.machine_line(report["machine"]), ""]
     options = f"--workdir=RUN,... --step={report['step']} --config={report['config']}"

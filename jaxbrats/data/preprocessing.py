@@ -104,7 +104,7 @@ class Preprocessing:
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if isinstance(values, Mapping):
-            values = {"soft_labels": False, **values}  # arrays of before 0.3 do not say
+            values = {"soft_labels": False, **values}  # arrays that are older than the setting
         if not isinstance(values, Mapping) or values.keys() != names:
             raise InputError(
                 f"expected preprocessing settings with the keys {', '.join(sorted(names))}, found {values}"
