@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     settings.data.spacing = (2.0, 2.0, 2.0)
     settings.data.patch = (64, 80, 64)
     settings.inference.window = (80, 96, 80)
+    settings.model.thresholds = (0.5, 0.5, 0.2)  # experiments/results/thresholds_2mm.md
     # Half the rate that it was trained with: it has much to keep.
     settings.learning_rate = 5e-4
     settings.num_epochs = 80
