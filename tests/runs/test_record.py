@@ -183,7 +183,13 @@ def test_a_named_split_is_compared_by_its_cases_and_not_by_their_order(run, trai
 
 @pytest.mark.parametrize(
     "made",
-    [{"spacing": (2.0, 2.0, 2.0)}, {"crop": (8, 8, 8)}, {"normalization": "zscore"}, {"min_tumour": 0.5}],
+    [
+        {"spacing": (2.0, 2.0, 2.0)},
+        {"crop": (8, 8, 8)},
+        {"normalization": "zscore"},
+        {"min_tumour": 0.5},
+        {"soft_labels": True},
+    ],
     ids=str,
 )
 def test_what_the_arrays_decide_is_compared_once_it_is_known(tiny_run, made):
