@@ -8,7 +8,7 @@ Learning at 3 mm first is cheap; 2 mm then resolves thin enhancing rims. The win
 patch, so that most brains are seen whole. The split is the first run's, so that no validation patient has trained the
 network. init_from may also be demo, or a FILE.npz. 80 epochs of 15 patients are 600 steps.
 
-Expect the scores in the README, 'Results on real patients'.
+Expect the scores in the README, 'Results on real patients'. They began with networks of one label a voxel.
 """
 
 import pathlib

@@ -5,7 +5,7 @@
 Training steps on batches of two 64^3 volumes, with and without `jaxbrats.config.augment.NNUNET`, for the network of
 configs/quickstart.py and for features from 16 to 128. The sides take turns in processes of their own; a round is the
 mean of several steps, because what a step draws decides what it costs. The augmentation is also timed alone: its
-share of the plain step is what the ratio should be.
+share of the plain step is what the ratio should be. A further side augments and learns from soft labels.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jaxbrats import commands
 from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.config import Augment, Model, Settings
 from jaxbrats.config.augment import NNUNET
-from jaxbrats.data.labels import DEFAULT_MODALITIES, NUM_CLASSES
+from jaxbrats.data.labels import DEFAULT_MODALITIES, NUM_CLASSES, SHARES, WHOLE
 from jaxbrats.model.augment import make_augmentation
 from jaxbrats.model.losses import make_loss
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
@@ -38,7 +38,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds, the sides in turn.", 
 _STEPS = flags.DEFINE_integer("steps", 8, "Steps of a round.", 1, flag_values=FLAGS)
 
 NETWORKS = {"quickstart": (8, 16, 32, 64), "16 to 128": (16, 32, 64, 128)}
-PLAIN, AUGMENTED, ALONE = "plain step", "augmented step", "augmentation alone"
+PLAIN, AUGMENTED, ALONE, SOFT = "plain step", "augmented step", "augmentation alone", "soft labels"
 
 
 @functools.cache
@@ -54,7 +54,11 @@ def batch_of(size: int, batch: int) -> dict[str, np.ndarray]:
 def call_of(side: str, features: tuple[int, ...], size: int, batch: int) -> Callable[[], Any]:
     """A side's next step, each with a draw of its own; made once in its process."""
     mesh = make_mesh(1, 1, batch)
-    on_device = put_batch(mesh, batch_of(size, batch))
+    arrays = batch_of(size, batch)
+    if side == SOFT:
+        parts = (arrays["labels"][..., None] == np.array(SHARES)) * np.uint8(WHOLE)
+        arrays = arrays | {"labels": parts}
+    on_device = put_batch(mesh, arrays)
     augment = make_augmentation(Augment(**NNUNET))
     if side == ALONE:
         compiled, count = jax.jit(augment), iter(range(10**9))
@@ -63,7 +67,7 @@ def call_of(side: str, features: tuple[int, ...], size: int, batch: int) -> Call
     settings = Settings(model=Model(features=features, norm="instance", dropout=(0.0,)), batch_size=batch)
     model, optimizer = make_model(settings), make_optimizer(1e-4, "constant", 1)
     state = replicate(mesh, init_state(model, optimizer, 0, len(DEFAULT_MODALITIES)))
-    chosen = augment if side == AUGMENTED else None
+    chosen = None if side == PLAIN else augment
     compiled = jit_train_step(mesh, model, optimizer, make_loss(settings.loss), augment=chosen)
     key = replicate(mesh, jax.random.key(0))
 
@@ -87,13 +91,14 @@ def seconds(side: str, features: tuple[int, ...], size: int, batch: int, steps: 
 def measure(features: tuple[int, ...]) -> dict[str, Any]:
     """Times the sides in turn, after a step each that compiles."""
     size, batch, steps = _SIZE.value, _BATCH.value, _STEPS.value
-    with benchmarking.processes((PLAIN, AUGMENTED, ALONE)) as run:
+    with benchmarking.processes((PLAIN, AUGMENTED, ALONE, SOFT)) as run:
         sides = {side: functools.partial(call, seconds, side, features, size, batch) for side, call in run.items()}
         for side in sides.values():
             side(1)
         turns = {side: functools.partial(call, steps) for side, call in sides.items()}
         rounds = benchmarking.in_turns(turns, _ROUNDS.value)
-    return {"seconds": rounds, "ratio": benchmarking.ratio(rounds, AUGMENTED, PLAIN)}
+    pairs = {"ratio": (AUGMENTED, PLAIN), "soft": (SOFT, AUGMENTED)}
+    return {"seconds": rounds} | {name: benchmarking.ratio(rounds, *pair) for name, pair in pairs.items()}
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -101,14 +106,16 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# Cost of nnU-Net's augmentation in a training step, {report['size']}^3, batch {report['batch']}",
         "",
-        "| network | plain step, s | augmented step, s | augmentation alone, s | predicted ratio | measured ratio |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| network | plain step, s | augmented step, s | augmentation alone, s | predicted ratio | measured ratio "
+        "| soft labels to one label a voxel, both augmented |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, of in report["networks"].items():
         median = benchmarking.medians(of["seconds"])
         columns = [benchmarking.range_of(of["seconds"], side, 3) for side in (PLAIN, AUGMENTED, ALONE)]
         predicted = 1 + median[ALONE] / median[PLAIN]
-        lines.append(f"| {name} | {' | '.join(columns)} | {predicted:.2f} | {benchmarking.ratio_text(of['ratio'])} |")
+        ratios = [f"{predicted:.2f}", *(benchmarking.ratio_text(of[name]) for name in ("ratio", "soft"))]
+        lines.append(f"| {name} | {' | '.join([*columns, *ratios])} |")
     rounds = len(next(iter(report["networks"].values()))["seconds"])
     how = f"Medians (least to greatest) of {rounds} rounds of {report['steps']} steps, the sides in turn; float32."
     return "\n".join([*lines, "", how, *benchmarking.footer(report["machine"], "benchmark_augment")])

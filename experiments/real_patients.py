@@ -145,9 +145,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         for way in WAYS:
             values = np.array([case[way][metric] for case in cases])
             columns = [*values.T, values.mean(axis=1)]
-            lines.append(
-                f"| {name}, {way} | {' | '.join(benchmarking.interval(describe(column), 3) for column in columns)} |"
-            )
+            cells = [benchmarking.interval(describe(column), 3) for column in columns]
+            lines.append(f"| {name}, {way} | {' | '.join(cells)} |")
     lines += ["", f"| patient | {' | '.join(REGIONS)} | ET post-processed | ET in the reference, mm^3 | predicted |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for case in cases:

@@ -15,7 +15,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     # Later versions have no older emitters, and end a process that names a flag they don't know.
     if metadata.version("jaxlib").startswith("0.10."):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-# Tracing takes a tenth less without the lines of Python, and the modules, that each operation comes from.
+# Tracing takes less without the lines of Python, and the modules, that each operation comes from.
 os.environ |= {"JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0", "FLAX_PROFILE": "false"}
 
 import dataclasses

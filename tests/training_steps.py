@@ -1,7 +1,6 @@
 """Some training steps on a mesh of devices, as several tests take them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,19 +20,18 @@ def train_on(
     optimizer: optax.GradientTransformation,
     loss: LossFunction,
     batches: Sequence[dict[str, np.ndarray]],
-    start: TrainState | None = None,
-    **options: Any,
 ) -> tuple[list[float], TrainState, TrainState]:
     """The losses of a step on each batch, and the first and the last state as arrays of NumPy.
 
-    On a mesh of `data` times `space` devices, from `start` or the parameters of seed 0; `options` are the step's.
+    On a mesh of `data` times `space` devices, from the parameters of seed 0. Every update has to be finite.
     """
     cases, channels = batches[0]["image"].shape[0], batches[0]["image"].shape[-1]
-    mesh = make_mesh(data, space, cases, options.get("accumulate", 1))
-    start = jax.tree.map(np.array, start or init_state(model, optimizer, 0, channels))
-    step, key = jit_train_step(mesh, model, optimizer, loss, **options), replicate(mesh, jax.random.key(0))
+    mesh = make_mesh(data, space, cases)
+    start = jax.tree.map(np.array, init_state(model, optimizer, 0, channels))
+    step, key = jit_train_step(mesh, model, optimizer, loss), replicate(mesh, jax.random.key(0))
     state, losses = replicate(mesh, start), []
     for batch in batches:
         state, metrics = step(state, put_batch(mesh, batch), key)
+        assert metrics.finite
         losses.append(float(metrics.loss))
     return losses, start, jax.device_get(state)

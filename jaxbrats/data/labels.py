@@ -5,6 +5,9 @@ Labels inside the project are those of BraTS 2023 (https://www.synapse.org/brats
 order of its own. Both are mapped on reading.
 """
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
@@ -30,10 +33,13 @@ BRATS_2021 = {0: BACKGROUND, 1: NCR, 2: ED, 4: ET}
 DECATHLON = {0: BACKGROUND, 1: ED, 2: NCR, 3: ET}
 
 
-def most_covered(shares: np.ndarray) -> np.ndarray:
-    """Soft labels `(..., 3)` uint8 to the label `(...)` uint8 that covers most of each voxel, of equals the lowest."""
-    background = WHOLE - shares.sum(-1, keepdims=True, dtype=np.int16)
-    return np.argmax(np.concatenate([background, shares], axis=-1), axis=-1).astype(np.uint8)
+def most_covered(soft: Any, xp: ModuleType = np) -> Any:
+    """Soft labels `(..., 3)` uint8 to the label `(...)` uint8 that covers most of each voxel, of equals the lowest.
+
+    `xp` is the module whose arrays they are, `numpy` or `jax.numpy`.
+    """
+    background = WHOLE - soft.sum(-1, keepdims=True, dtype=np.int16)
+    return xp.argmax(xp.concatenate([background, soft.astype(np.int16)], axis=-1), axis=-1).astype(np.uint8)
 
 
 def region_mask(labels: np.ndarray, region: str) -> np.ndarray:

@@ -90,6 +90,10 @@ class Preprocessing:
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
+    def of_images(self) -> dict[str, Any]:
+        """What of `to_dict` decides the images: neither which cases are kept nor the form of their labels."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("min_tumour", "soft_labels")}
+
     @classmethod
     def of(cls, data: Data) -> "Preprocessing":
         """What the settings of a run ask for."""
@@ -103,13 +107,13 @@ class Preprocessing:
             InputError: a key is missing or unknown, or a value is none it can have.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if isinstance(values, Mapping):
-            values = {"soft_labels": False, **values}  # arrays that are older than the setting
-        if not isinstance(values, Mapping) or values.keys() != names:
+        # Arrays that are older than a setting were made as its default says.
+        given = {"soft_labels": False, **values} if isinstance(values, Mapping) else {}
+        if given.keys() != names:
             raise InputError(
                 f"expected preprocessing settings with the keys {', '.join(sorted(names))}, found {values}"
             )
-        return cls(**values)
+        return cls(**given)
 
 
 def preprocess_images(
@@ -226,8 +230,9 @@ def crop_labels(
     """
     try:
         whole = alignment.soft_labels(whole_labels) if settings.soft_labels else alignment.labels(whole_labels)
-        array = crop(whole, box)
-        labels, whole = (most_covered(one) if settings.soft_labels else one for one in (array, whole))
+        labels = array = crop(whole, box)
+        if settings.soft_labels:
+            labels, whole = most_covered(array), most_covered(whole)
     except MemoryError as error:
         raise _too_large(alignment.shape, case, grid.path) from error
     counts = [int(np.count_nonzero(labels == label)) for label in range(NUM_CLASSES)]

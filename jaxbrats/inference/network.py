@@ -152,8 +152,5 @@ def check_ensemble(networks: Sequence[Network]) -> None:
 
 def _prepared(network: Network) -> dict[str, Any]:
     """What was done to the training cases that has to be done to a new one."""
-    values = network.preprocessing.to_dict()
-    # Which cases were trained on, and on what form of their labels, has no bearing on how a new one is prepared.
-    del values["min_tumour"], values["soft_labels"]
     unknown = {"orientation": None, "spacing_mm": None}
-    return values | (network.frame.to_dict() if network.frame else unknown)
+    return network.preprocessing.of_images() | (network.frame.to_dict() if network.frame else unknown)

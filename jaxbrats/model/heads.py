@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR, NUM_CLASSES, REGIONS, SHARES, WHOLE
+from jaxbrats.data.labels import BACKGROUND, ED, ET, NCR, NUM_CLASSES, REGIONS, SHARES, WHOLE, most_covered
 from jaxbrats.model.counts import Counts, confusion_matrix
 
 # Least probability that has a logit.
@@ -169,11 +169,7 @@ def _share(labels: jax.Array, label: int) -> jax.Array:
 
 
 def _hard(labels: jax.Array) -> jax.Array:
-    """The label `(B, X, Y, Z)` that covers most of each voxel, as `most_covered` has it."""
-    if not _is_soft(labels):
-        return labels
-    parts = labels.astype(jnp.int32)
-    return jnp.argmax(jnp.concatenate([WHOLE - parts.sum(-1, keepdims=True), parts], axis=-1), axis=-1)
+    return most_covered(labels, jnp) if _is_soft(labels) else labels
 
 
 def _surprise(probability: np.ndarray) -> np.ndarray:

@@ -100,11 +100,10 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
         InputError: no arrays there, or arrays preprocessed otherwise than the run's.
     """
     dataset = read_dataset(record.data_dir if data_dir is None else data_dir)
-    trained_with = Preprocessing.of(record.settings.data).to_dict()
-    found = dataset.preprocessing.to_dict() if dataset.preprocessing else trained_with
+    trained_with = Preprocessing.of(record.settings.data).of_images()
+    found = dataset.preprocessing.of_images() if dataset.preprocessing else trained_with
     for name, value in trained_with.items():
-        # Which cases were good enough to train on, and the form of their labels, have no bearing on what is scored.
-        if name not in ("min_tumour", "soft_labels") and found[name] != value:
+        if found[name] != value:
             raise InputError(
                 f"holds arrays made with {name} = {found[name]}, the run was trained with {value}",
                 file=dataset.folder,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from jaxbrats.data.arrays import read_labels, read_soft_labels
+from jaxbrats.data.boxes import CropBox, crop
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import ED, ET, NCR, most_covered
-from jaxbrats.data.loader import training_batches
+from jaxbrats.data.loader import training_batches, validation_batches
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw import nifti
 from jaxbrats.data.raw.cases import find_cases
@@ -72,9 +74,8 @@ def test_masks_hold_parts_and_records_count_what_covers_most(soft_data, tiny_coh
         soft, record = read_soft_labels(case), case.record
         whole, _ = nifti.read_labels(raw.labels, raw.name, raw.label_map)
         expected = covered(whole, record["shape"])  # the phantoms' orientation is that of all
-        origin = record["crop_origin"]
-        inside = expected[tuple(slice(max(a, 0), a + n) for a, n in zip(origin, soft.shape[:3], strict=True))]
-        np.testing.assert_array_equal(np.sort(soft[soft.any(-1)], axis=0), np.sort(inside[inside.any(-1)], axis=0))
+        box = CropBox(tuple(record["crop_origin"]), soft.shape[:3], tuple(record["shape"]))
+        np.testing.assert_array_equal(soft, crop(expected, box))
         assert np.bincount(read_labels(case).ravel(), minlength=4).tolist() == record["label_voxels"]
 
 
@@ -100,16 +101,28 @@ def test_masks_of_single_labels_are_refused_where_parts_are_asked_for(tiny_data)
 
 
 def test_arrays_of_before_are_of_single_labels_and_made_anew_for_soft_ones(tiny_data, tiny_cohort, tmp_path):
-    manifest = json.loads((tiny_data / "manifest.json").read_text())
+    for folder in ("images", "masks"):
+        shutil.copytree(tiny_data / folder, tmp_path / folder)
+    manifest = json.loads((tiny_data / "manifest.json").read_text()) | {"raw": str(tiny_cohort)}
     del manifest["settings"]["soft_labels"]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    for folder in ("images", "masks"):
-        (tmp_path / folder).symlink_to(tiny_data / folder)
     made = read_dataset(tmp_path).preprocessing
     assert made == read_dataset(tiny_data).preprocessing and not made.soft_labels
-    # Nothing is made again of them.
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"raw": str(tiny_cohort)}))
-    before = {path: path.stat().st_mtime_ns for path in (tiny_data / "images").iterdir()}
+    masks = sorted((tmp_path / "masks").iterdir())
+    before = [path.stat().st_mtime_ns for path in masks]
     preprocess_cohort(tiny_cohort, tmp_path, made, 0)
-    assert before == {path: path.stat().st_mtime_ns for path in (tiny_data / "images").iterdir()}
-    assert dataclasses.replace(made, soft_labels=True) != made
+    assert [path.stat().st_mtime_ns for path in masks] == before
+    labels = [np.load(path) for path in masks]
+    preprocess_cohort(tiny_cohort, tmp_path, dataclasses.replace(made, soft_labels=True), 0)
+    for path, single in zip(masks, labels, strict=True):  # on the files' own voxels each has one label
+        np.testing.assert_array_equal(np.load(path), 255 * (single[..., None] == np.array([NCR, ED, ET])))
+    # Whole arrays, to train on and to validate on.
+    cases = read_dataset(tmp_path).cases
+    with (
+        training_batches(cases, batch_size=8, seed=0, soft=True) as training,
+        validation_batches(cases, batch_size=8) as validation,
+    ):
+        soft, single = next(training), next(validation)
+    assert soft["labels"].shape == (8, 16, 16, 16, 3)
+    np.testing.assert_array_equal(single["labels"], labels)
+    np.testing.assert_array_equal(most_covered(soft["labels"]), single["labels"][soft["index"]])

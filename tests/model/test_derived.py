@@ -86,7 +86,6 @@ def two_steps(derived, data=1, space=1):
     image[:, 5:] = 0  # so that the brain is not everywhere
     model, loss, batches = make_model(settings), make_loss(settings.loss), [{"image": image, "labels": labels}] * 2
     losses, *states = train_on(data, space, model, optax.sgd(1e-2), loss, batches)
-    assert np.isfinite(losses).all()
     return *(state.params["encoder_0"]["conv_0"]["kernel"] for state in states), losses
 
 

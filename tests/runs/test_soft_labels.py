@@ -6,6 +6,7 @@ import pytest
 from jaxbrats import main
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.runs import job
+from jaxbrats.runs.evaluate import evaluate_run
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.files import read_json
 from jaxbrats.train.logs import read_metrics
@@ -32,13 +33,19 @@ def test_a_run_learns_from_parts_and_goes_on(train, tmp_path, monkeypatch, capsy
     rows = read_csv(tmp_path / "soft" / "evaluation" / "cases.csv")
     assert {row["case"] for row in rows} == set(record.split.val)
     assert read_json(tmp_path / "soft" / "evaluation" / "summary.json")["scored"] == "whole volumes"
-    monkeypatch.setattr(job, "_write_results", lambda *_: [])  # of what follows the losses alone are looked at
-    assert train("soft", num_epochs=2) == 0
-    soft = [line["loss"] for line in read_metrics(tmp_path / "soft") if line["split"] == "train"]
-    # The same run of single labels sees the same patches and learns something else; its arrays are none for soft ones.
+    monkeypatch.setattr(job, "_write_results", lambda *_: [])  # of what follows no run's scores are looked at
+    # A run of single labels has arrays that are none for soft ones to learn from; they score it all the same.
     assert train("hard", data__soft_labels="false") == 0
-    hard = [line["loss"] for line in read_metrics(tmp_path / "hard") if line["split"] == "train"]
-    assert len(soft) == 2 * len(hard) and np.isfinite(soft).all()
-    assert 0 < abs(soft[0] - hard[0]) < 0.2
+    before = (tmp_path / "soft" / "evaluation" / "cases.csv").read_text()
+    evaluate_run(tmp_path / "soft", "best", tmp_path / "hard" / "data")
+    assert (tmp_path / "soft" / "evaluation" / "cases.csv").read_text() == before
     assert train("other", data__dir=tmp_path / "hard" / "data") == 1
     assert "holds arrays made with soft_labels = False, the config asks for True" in capsys.readouterr().err
+    # It sees the same patches and learns something else.
+    assert train("soft", num_epochs=2) == 0
+    soft, hard = (
+        [line["loss"] for line in read_metrics(tmp_path / name) if line["split"] == "train"]
+        for name in ("soft", "hard")
+    )
+    assert len(soft) == 2 * len(hard) and np.isfinite(soft).all()
+    assert 0 < abs(soft[0] - hard[0]) < 0.2

@@ -44,7 +44,6 @@ def two_steps(settings, data, space, size=(8, 8, 8)):
     batch = {"image": image, "labels": rng.integers(0, 4, image.shape[:-1]).astype(np.uint8)}
     model, loss = make_model(settings), make_loss(settings.loss)
     losses, before, after = train_on(data, space, model, optax.sgd(1e-2), loss, [batch] * 2)
-    assert np.isfinite(losses).all()
     return losses, before.params, after.params
 
 
