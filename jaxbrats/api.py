@@ -28,6 +28,7 @@ def preprocess(
     normalization: Literal["minmax", "zscore"] = "minmax",
     min_tumour: float = 0.01,
     spacing: tuple[float, float, float] | None = None,
+    incomplete: bool = False,
     soft_labels: bool = False,
     workers: int | None = 0,
 ) -> dict[str, dict[str, Any]]:
@@ -43,6 +44,7 @@ def preprocess(
         normalization: 'minmax' maps each volume to [0, 1]; 'zscore' gives brain voxels mean 0 and standard deviation 1.
         min_tumour: Least share of tumour voxels in the crop for a case to be kept.
         spacing: Size (X, Y, Z) in mm of the voxels; None for that of most cases.
+        incomplete: Whether cases without some of the modalities are taken too; their channels are 0.
         soft_labels: Whether the masks hold what part of each voxel every label covers.
         workers: Processes; 0 works in this one, None takes one a CPU. Each imports the program that calls this, which
             therefore does so under `if __name__ == "__main__":`.
@@ -55,7 +57,7 @@ def preprocess(
         InputError: no case is found, a setting is none it can have, or `out` cannot be used.
         OSError: an array cannot be written (full disk, no permission).
     """
-    settings = Preprocessing(tuple(modalities), crop, normalization, min_tumour, spacing, soft_labels)
+    settings = Preprocessing(tuple(modalities), crop, normalization, min_tumour, spacing, incomplete, soft_labels)
     return preprocess_cohort(raw, out, settings, workers)["cases"]
 
 

@@ -33,9 +33,8 @@ _SHARD = flags.DEFINE_string("shard", "1/1", "Which share of the cases: i/n, i f
 def main() -> int:
     """Preprocesses and prints how each case went; 1 if one failed."""
     shard = Shard.parse(_SHARD.value)
-    manifest = preprocess_cohort(
-        _RAW.value, _OUT.value, preprocessing_flags.settings(FLAGS), _WORKERS.value, shard=shard
-    )
+    settings = preprocessing_flags.settings(FLAGS)
+    manifest = preprocess_cohort(_RAW.value, _OUT.value, settings, _WORKERS.value, shard=shard)
     records = manifest["cases"]
     by_status = {
         status: {name: record["reason"] for name, record in records.items() if record["status"] == status}
@@ -46,6 +45,9 @@ def main() -> int:
     for reason in by_status[FAILED].values():
         print(f"failed {reason}", file=sys.stderr)
     counts = ", ".join(f"{len(reasons)} {status}" for status, reasons in by_status.items())
+    kept = [record["sources"] for record in records.values() if record["status"] == KEPT]
+    lacking = {modality: sum(modality not in sources for sources in kept) for modality in settings.modalities}
+    counts += "".join(f"; {number} kept without {modality}" for modality, number in lacking.items() if number)
     share = f" in shard {shard}" if shard.count > 1 else ""
     print(f"{len(records)} cases{share}: {counts}. Arrays in {printable(_OUT.value)}")
     if missing := manifest.get("missing"):

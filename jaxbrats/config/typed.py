@@ -7,6 +7,7 @@ optional value, no new keys in a mapping and no types within tuples, so this is 
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -94,6 +95,7 @@ def describe(kind: Any) -> str:
     return "none" if kind is types.NoneType else f"of type {kind.__name__}"
 
 
+@functools.cache
 def _members(kind: Any) -> dict[str, Any]:
     """Name -> type of what a group of settings has; empty for a setting."""
     if dataclasses.is_dataclass(kind):

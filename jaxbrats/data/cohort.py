@@ -82,7 +82,7 @@ def preprocess_cohort(
         OSError: an array cannot be written (full disk, no permission).
     """
     raw, out = pathlib.Path(raw_dir), pathlib.Path(out_dir)
-    cohort = find_cases(raw, settings.modalities)
+    cohort = find_cases(raw, settings.modalities, settings.incomplete)
     problems = {problem.case or str(problem.file): problem for problem in cohort.problems}
     everything = [*(case.name for case in cohort.cases), *problems]
     names = shard.share(everything)
@@ -174,7 +174,7 @@ def _plan(
         if case.name not in names:
             continue
         try:
-            sources = sources_of(case, settings.modalities, raw)
+            sources = sources_of(case, settings.present(case), raw)
         except InputError as error:
             records[case.name] = _failed(case, error)
             continue

@@ -44,6 +44,7 @@ class Preprocessing:
             zero, mean 0 and standard deviation 1, and leaves the others 0.
         min_tumour: Least share of tumour voxels in the crop for a case to be used in training.
         spacing: Size in mm of the arrays' voxels along each axis; None for that of most cases.
+        incomplete: Whether cases without some of the modalities are taken too; their channels are 0.
         soft_labels: Whether the masks hold what part of each voxel every label covers, rather than one label.
 
     Raises:
@@ -55,6 +56,7 @@ class Preprocessing:
     normalization: str = "minmax"
     min_tumour: float = 0.01
     spacing: tuple[float, float, float] | None = None
+    incomplete: bool = False
     soft_labels: bool = False
 
     def __post_init__(self) -> None:
@@ -79,8 +81,9 @@ class Preprocessing:
             if len(spacing) != 3 or not all(0 < size < math.inf for size in spacing):
                 raise InputError(f"spacing: expected three sizes in mm such as 1,1,1, found {self.spacing}")
             object.__setattr__(self, "spacing", spacing)
-        if not isinstance(self.soft_labels, bool):
-            raise InputError(f"soft_labels: expected true or false, found {self.soft_labels}")
+        for name in ("incomplete", "soft_labels"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}: expected true or false, found {getattr(self, name)}")
         object.__setattr__(self, "modalities", modalities)
         object.__setattr__(self, "crop", crop)
         object.__setattr__(self, "min_tumour", float(self.min_tumour))
@@ -92,7 +95,22 @@ class Preprocessing:
 
     def of_images(self) -> dict[str, Any]:
         """What of `to_dict` decides the images: neither which cases are kept nor the form of their labels."""
-        return {name: value for name, value in self.to_dict().items() if name not in ("min_tumour", "soft_labels")}
+        others = ("min_tumour", "incomplete", "soft_labels")
+        return {name: value for name, value in self.to_dict().items() if name not in others}
+
+    def lacks(self, case: Case) -> InputError | None:
+        """A modality that a case must have and has not, or, where it may be incomplete, that it has none; else None."""
+        return missing_modalities(case, self.modalities, self.incomplete)
+
+    def present(self, case: Case) -> tuple[str, ...]:
+        """The modalities that a case has, in the order of the channels.
+
+        Raises:
+            InputError: see `lacks`.
+        """
+        if problem := self.lacks(case):
+            raise problem
+        return tuple(modality for modality in self.modalities if modality in case.modalities)
 
     @classmethod
     def of(cls, data: Data) -> "Preprocessing":
@@ -108,7 +126,7 @@ class Preprocessing:
         """
         names = {field.name for field in dataclasses.fields(cls)}
         # Arrays that are older than a setting were made as its default says.
-        given = {"soft_labels": False, **values} if isinstance(values, Mapping) else {}
+        given = {"incomplete": False, "soft_labels": False, **values} if isinstance(values, Mapping) else {}
         if given.keys() != names:
             raise InputError(
                 f"expected preprocessing settings with the keys {', '.join(sorted(names))}, found {values}"
@@ -121,27 +139,25 @@ def preprocess_images(
     settings: Preprocessing,
     orientation: str | None = None,
     choose_box: Callable[[Sequence[Volume]], CropBox] | None = None,
-    missing: Sequence[str] = (),
 ) -> tuple[np.ndarray, CropBox, nib.Nifti1Header]:
     """Reads, normalises, crops and stacks the modalities of a case.
 
     Args:
         case: Whose files.
-        settings: What the image holds.
+        settings: What the image holds. Channels of modalities that are missing are 0 everywhere, as modality dropout
+            leaves them in training.
         orientation: What the volumes are turned to, such as 'LPS'; None leaves them in their files' voxel order.
         choose_box: From the turned modalities to what is wanted of them; None takes what training does.
-        missing: Modalities to do without, all but one at most: their channels are 0 everywhere, as modality dropout
-            leaves them in training.
 
     Returns:
         The image (X, Y, Z, C) float32; the box of the turned volume that it is; and the header of the first modality
-        that is not missing, whose `get_best_affine()` is the affine, as the model for a segmentation to write.
+        that is there, whose `get_best_affine()` is the affine, as the model for a segmentation to write.
 
     Raises:
-        InputError: a modality is not there, its file cannot be used (see `nifti.read_image`), or the modalities do not
-            lie on the same voxels.
+        InputError: a modality is not there that must be, a file cannot be used (see `nifti.read_image`), or the
+            modalities do not lie on the same voxels.
     """
-    present = [modality for modality in settings.modalities if modality not in missing]
+    present = settings.present(case)
     volumes = dict(_read_modalities(case, present, None))
     header = volumes[present[0]].header
     if orientation is not None:
@@ -176,7 +192,7 @@ def preprocess_case(
     whole_labels, affine = read_labels(case.labels, case.name, case.label_map)
     grid = Grid(case.labels.path, whole_labels.shape, affine)
     alignment = align(grid, frame, case.name)
-    volumes = _read_modalities(case, settings.modalities, grid)
+    volumes = _read_modalities(case, settings.present(case), grid)
     if alignment.turns:
         volumes = ((modality, _turned(volume, alignment.orientation)) for modality, volume in volumes)
     turned, brain = alignment.turned_shape, None
@@ -273,9 +289,6 @@ def _too_large(shape: tuple[int, int, int], case: str, file: pathlib.Path | None
 
 def _read_modalities(case: Case, names: Sequence[str], grid: Grid | None) -> Iterator[tuple[str, Volume]]:
     """Reads the modalities one at a time, in the order of the files, and checks them against `grid` or the first."""
-    problem = missing_modalities(case, names)
-    if problem is not None:
-        raise problem
     # The channels of one 4-D file in one reading of it.
     by_file: dict[pathlib.Path, list[str]] = collections.defaultdict(list)
     for modality in sorted(names, key=lambda modality: case.modalities[modality].channel or 0):

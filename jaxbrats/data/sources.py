@@ -49,12 +49,12 @@ def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, setti
         InputError: there is no cohort or no usable manifest.
     """
     raw, records = pathlib.Path(raw_dir), read_manifest(data_dir)["cases"]
-    cohort = find_cases(raw, settings.modalities)
+    cohort = find_cases(raw, settings.modalities, settings.incomplete)
     found = []
     for case in cohort.cases:
         if case.name not in records:
             found.append(Difference(case.name, "new"))
-        elif not is_same(case, settings.modalities, raw, records[case.name].get("sources")):
+        elif not is_same(case, settings.present(case), raw, records[case.name].get("sources")):
             found.append(Difference(case.name, "changed"))
     problems = {problem.case or str(problem.file) for problem in cohort.problems}
     found += [Difference(name, "new") for name in problems if name not in records]
@@ -81,7 +81,7 @@ def case_of(name: str, record: Mapping[str, Any], raw_dir: pathlib.Path, setting
     labels = volumes.pop("seg", None)
     label_map = record["sources"].get("seg", {}).get("label_map", {})
     case = Case(name, record["patient"], volumes, labels, {int(old): new for old, new in label_map.items()})
-    if not is_same(case, settings.modalities, raw_dir, record["sources"]):
+    if not is_same(case, settings.present(case), raw_dir, record["sources"]):
         hint = "Restore them, or preprocess into another folder and train again"
         raise InputError("its files hold something else than it was made from", case=name, file=raw_dir, hint=hint)
     return case

@@ -33,6 +33,11 @@ class Volumes(NamedTuple):
     prediction: np.ndarray
     affine: np.ndarray
 
+    @property
+    def present(self) -> list[int]:
+        """The channels that are not 0 everywhere, as those of missing modalities are; the first where all are."""
+        return np.flatnonzero(self.image.any((0, 1, 2))).tolist() or [0]
+
 
 class ScoredCase(Protocol):
     """A case that was scored; can be sent to a worker process."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.sources import is_same
 from jaxbrats.inference.network import Network
@@ -167,7 +168,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     )
     try:
         [(run["workdir"], run["step"], run["parameters"]) for run in record["runs"]]
-    except (KeyError, TypeError):
+        Preprocessing.from_dict(record["preprocessing"])
+    except (KeyError, TypeError, InputError):
         sound = False
     if not sound:
         raise InputError("is not as jaxbrats predict writes it", file=path, hint=_OTHER_FOLDER)
@@ -197,7 +199,9 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: pathlib
         )
         raise InputError(f"holds predictions of {there}, not of {here}", file=path.parent, hint=_OTHER_FOLDER)
     flat = [
-        {**record["options"], **{name: record[name] for name in ("preprocessing", "frame")}} for record in (before, now)
+        record["options"]
+        | {"preprocessing": Preprocessing.from_dict(record["preprocessing"]).of_images(), "frame": record["frame"]}
+        for record in (before, now)
     ]
     for name in sorted(flat[0].keys() | flat[1].keys()):
         old, new = (record.get(name) for record in flat)

@@ -17,7 +17,7 @@ from jaxbrats.data.boxes import CropBox, paste
 from jaxbrats.data.check.image import doubts
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_images
 from jaxbrats.data.raw import geometry
-from jaxbrats.data.raw.cases import Case, missing_modalities
+from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.geometry import Frame, same_spacing
 from jaxbrats.data.raw.nifti import Volume
 from jaxbrats.data.sources import Sources, sources_of, with_checksums
@@ -32,6 +32,11 @@ _CONSEQUENCES = {
     "intensity": "Normalised, it is unlike the images the network was trained on, so do not trust this segmentation. "
     "Check that it is the image it should be, clip stray bright voxels, and predict again",
     "geometry": "Orientation, voxel size and so the segmentation may be wrong. Correct its header and predict again",
+}
+
+_LACKING = {
+    False: "The network was not trained with modality dropout (augment.modality_dropout) and needs them all",
+    True: "The network can do without some of them, not without all",
 }
 
 
@@ -93,9 +98,12 @@ def read_patient(
     Raises:
         InputError: modalities are missing, or the files cannot be used, see `preprocess_images`.
     """
-    missing = _missing(case, settings.modalities, missing_allowed)
-    there = [modality for modality in settings.modalities if modality not in missing]
-    sources = with_checksums(sources_of(case, there, None, labels=False), case)
+    settings = dataclasses.replace(settings, incomplete=missing_allowed)
+    if problem := settings.lacks(case):
+        raise InputError(problem.problem, case=case.name, file=problem.file, hint=_LACKING[missing_allowed])
+    present = settings.present(case)
+    missing = tuple(modality for modality in settings.modalities if modality not in present)
+    sources = with_checksums(sources_of(case, present, None, labels=False), case)
     warnings = [_without(case.name, missing)] if missing else []
 
     def inspect(volumes: Sequence[Volume]) -> CropBox:
@@ -103,7 +111,7 @@ def read_patient(
             warnings.extend(_warnings(volume, case.name, settings.normalization))
         return _choose_box(volumes, settings.crop, frame, mode)
 
-    image, box, header = preprocess_images(case, settings, frame and frame.orientation, inspect, missing)
+    image, box, header = preprocess_images(case, settings, frame and frame.orientation, inspect)
     affine, network_input = header.get_best_affine(), image
     if frame is not None:
         affine = geometry.reoriented_affine(affine, header.get_data_shape()[:3], frame.orientation)
@@ -112,19 +120,6 @@ def read_patient(
     orientation = frame and frame.orientation
     patient = Patient(case.name, image, box, affine, orientation, header, sources, missing, tuple(warnings))
     return patient, network_input
-
-
-def _missing(case: Case, modalities: Sequence[str], allowed: bool) -> tuple[str, ...]:
-    """The modalities that a case lacks; InputError where it is not to be predicted without them."""
-    missing = tuple(modality for modality in modalities if modality not in case.modalities)
-    if missing and not allowed:
-        hint = "The network was not trained with modality dropout (augment.modality_dropout) and needs them all"
-    elif missing and len(missing) == len(modalities):
-        hint = "The network can do without some of them, not without all"
-    else:
-        return missing
-    problem = missing_modalities(case, modalities)
-    raise InputError(problem.problem, case=case.name, file=problem.file, hint=hint)
 
 
 def _without(case: str, missing: Sequence[str]) -> InputError:

@@ -15,7 +15,7 @@ _OVERLAYS = 8
 
 
 def draw_overlays(
-    folder: pathlib.Path, cases: Sequence[ScoredCase], dice: Mapping[str, Mapping[str, float]], image_title: str
+    folder: pathlib.Path, cases: Sequence[ScoredCase], dice: Mapping[str, Mapping[str, float]], titles: Sequence[str]
 ) -> list[InputError]:
     """Draws cases spread evenly from the worst mean region Dice to the best, `overlay_RANK_CASE.png`.
 
@@ -25,7 +25,7 @@ def draw_overlays(
         folder: Where the overlays go.
         cases: Where the volumes are read.
         dice: Case -> region -> Dice.
-        image_title: What the first channel of the images is.
+        titles: What the channels of the images are; the first that a case has is shown.
 
     Returns:
         What was wrong with each case that could not be drawn.
@@ -40,14 +40,15 @@ def draw_overlays(
         path = folder / f"overlay_{rank + 1:03d}_{file_stem(case.name)}.png"
         try:
             volumes = case.read()
+            shown = volumes.present[0]
             plot_overlay(
-                volumes.image[..., 0],
+                volumes.image[..., shown],
                 [("truth", volumes.truth), ("prediction", volumes.prediction)],
                 path,
                 affine=None if np.array_equal(volumes.affine, np.eye(4)) else volumes.affine,
                 title=case.name,
                 subtitle="Dice   " + "   ".join(f"{name} {value:.3f}" for name, value in dice[case.name].items()),
-                image_title=image_title,
+                image_title=titles[shown],
             )
         except InputError as problem:
             problems.append(problem)

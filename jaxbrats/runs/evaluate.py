@@ -159,7 +159,7 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         record.workdir / "figures",
         scored_cases(record, cases, files_of),
         region_dice(rows),
-        record.settings.data.modalities[0],
+        record.settings.data.modalities,
     )
     files.write_json(
         record.workdir / "evaluation" / "summary.json",

@@ -181,7 +181,7 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
     try:
         return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(made)))
     except InputError as error:
-        hint = "Give --config.data.patch=X,Y,Z that suits the arrays, or none for whole ones of one size"
+        hint = "Set what is named here; --config.data.patch=X,Y,Z suits arrays of any size, none whole ones of one size"
         problem = f"holds arrays that the config does not suit: {error.problem}"
         raise InputError(problem, file=dataset.folder, hint=hint) from error
 

@@ -34,6 +34,7 @@ def test_settings_reach_the_arrays_and_the_summary_lists_what_is_skipped(folders
     assert run(folders, *flags) == 0
     settings = {"modalities": ["t1n", "t2f"], "crop": [6, 5, 4], "normalization": "zscore", "min_tumour": 0.5} | {
         "spacing": [1, 1, 2],
+        "incomplete": False,
         "soft_labels": False,
     }
     assert read_manifest(folders[1])["settings"] == settings
@@ -50,7 +51,7 @@ def test_defaults_are_the_notebooks(folders):
     assert run(folders) == 0
     settings = read_manifest(folders[1])["settings"]
     expected = {"modalities": ["t2f", "t1c", "t2w"], "crop": [128] * 3, "normalization": "minmax", "min_tumour": 0.01}
-    expected |= {"spacing": None, "soft_labels": False}
+    expected |= {"spacing": None, "incomplete": False, "soft_labels": False}
     assert settings == expected
 
 
@@ -64,7 +65,7 @@ def test_a_config_says_it_all_and_other_flags_change_it(folders, tmp_path):
     assert run(folders, f"--config={config}:normalization=zscore", "--modalities=t1n") == 0
     settings = read_manifest(folders[1])["settings"]
     expected = {"modalities": ["t1n"], "crop": "brain", "normalization": "zscore", "min_tumour": 0.0}
-    expected |= {"spacing": None, "soft_labels": False}
+    expected |= {"spacing": None, "incomplete": False, "soft_labels": False}
     assert settings == expected
 
 

@@ -247,6 +247,7 @@ def test_values_that_pass_for_others():
         ({"data": {"val_fraction": "none"}}, "data.val_fraction must be of type float or none; it is 'none'"),
         ({"data": {"fold": 5}}, "data.fold of 5 is from 0 to 4; it is 5"),
         ({"data": {"fold": -1}}, "data.fold of 5 is from 0 to 4; it is -1"),
+        ({"data": {"incomplete": True}}, "modality_dropout is above 0 where data.incomplete is true; it is 0.0"),
         ({"data": {"folds": 1}}, "data.folds must be at least 2; it is 1"),
         ({"data": {"fold": 0, "val_fraction": 0.2}}, "data.val_fraction is none where data.fold is given, which is 0"),
         ({"model": {"features": ()}}, "model.features needs positive numbers"),

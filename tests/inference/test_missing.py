@@ -1,6 +1,8 @@
-"""Cases without some of the modalities, predicted by a run that was trained to do without."""
+"""Cases without some of the modalities, in a run that is trained to do without: trained on, scored, predicted."""
 
+import dataclasses
 import json
+import pathlib
 import shutil
 
 import nibabel as nib
@@ -11,21 +13,39 @@ from nifti_files import voxels
 from jaxbrats import commands, main
 from jaxbrats.data.preprocessing import preprocess_images
 from jaxbrats.data.raw.cases import find_cases
+from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.patient import read_patient
 from jaxbrats.inference.predict import predict_cases
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs import job
+from jaxbrats.runs.evaluate import evaluate_run
 from jaxbrats.runs.record import read_record
+from jaxbrats.runs.report import report_run
 from jaxbrats.system.errors import InputError
+from jaxbrats.system.files import read_json
 
 
 @pytest.fixture(scope="module")
-def dropout_run(tiny_config, tiny_data, tmp_path_factory):
+def incomplete_cohort(tiny_cohort, tiny_run, tmp_path_factory):
+    """The cohort, of which a case on each side of the split lacks t2f, another to train on t1c. Not to be written to.
+
+    Returns its folder, the case to validate on that lacks t2f, and a case that is whole.
+    """
+    split = read_record(tiny_run).split
+    raw = pathlib.Path(shutil.copytree(tiny_cohort, tmp_path_factory.mktemp("incomplete") / "raw"))
+    for name, modality in ((split.val[0], "t2f"), (split.train[0], "t2f"), (split.train[1], "t1c")):
+        remove(raw, name, modality)
+    return raw, split.val[0], split.val[1]
+
+
+@pytest.fixture(scope="module")
+def dropout_run(tiny_config, incomplete_cohort, tmp_path_factory):
     """A run trained with modality dropout, whose network also sees derived channels. Not to be written to."""
     folder = tmp_path_factory.mktemp("dropout") / "run"
-    arguments = [f"--config={tiny_config}", f"--workdir={folder}", f"--config.data.dir={tiny_data}"]
+    arguments = [f"--config={tiny_config}", f"--workdir={folder}", f"--config.data.raw_dir={incomplete_cohort[0]}"]
     arguments += ["--config.augment.modality_dropout=0.5", "--config.data.derived=brain,t2f-t1c,gradient_t1c"]
+    arguments += ["--config.data.incomplete=true"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "_write_results", lambda *_: [])  # nothing here looks at them
         assert main.run([*arguments, "--config.num_epochs=1"]) == 0
@@ -93,9 +113,9 @@ def test_a_missing_modality_is_one_set_to_zero_after_normalisation(network, raw,
 def test_what_is_missing_is_zero_and_the_rest_as_ever(raw, network):
     case = find_cases(raw).cases[0]
     settings = network.preprocessing
-    (image, box, _), (without, other, header) = (
-        preprocess_images(case, settings, missing=missing) for missing in ((), ("t2f",))
-    )
+    image, box, _ = preprocess_images(case, settings)
+    lacking = dataclasses.replace(case, modalities={"t1c": case.modalities["t1c"]})
+    without, other, header = preprocess_images(lacking, settings)
     np.testing.assert_array_equal(without, image * [0, 1])
     assert other == box
     np.testing.assert_array_equal(header.get_best_affine(), nib.load(case.modalities["t1c"].path).affine)
@@ -150,4 +170,22 @@ def test_reading_refuses_what_is_not_allowed(raw, network):
     with pytest.raises(InputError, match=r"found no t1c .*\(augment\.modality_dropout\) and needs them all"):
         read_patient(case, network.preprocessing, None, "window")
     with pytest.raises(InputError, match="found no t1c"):
-        preprocess_images(case, network.preprocessing)
+        preprocess_images(case, dataclasses.replace(network.preprocessing, incomplete=False))
+
+
+def test_a_run_trained_on_incomplete_cases_scores_and_shows_them(dropout_run, incomplete_cohort):
+    run = shutil.copytree(dropout_run, dropout_run.with_name("scored"))  # as near to the cohort
+    _, lacking, whole = incomplete_cohort
+    images = {path.stem: np.load(path) for path in (run / "data" / "images").iterdir()}
+    assert len(images) == 8
+    assert [image.any((0, 1, 2)).tolist() for image in (images[lacking], images[whole])] == [[False, True], [True] * 2]
+    _, problems = evaluate_run(run)
+    assert problems == []
+    assert read_json(run / "evaluation" / "summary.json")["scored"] == "whole volumes"
+    rows = read_csv(run / "evaluation" / "cases.csv")
+    assert {row["case"] for row in rows} == {lacking, whole}
+    assert len(list((run / "figures").glob("overlay_*.png"))) == 2
+    # What it lacks is not among the images to choose from.
+    assert report_run(run)[1] == []
+    shown = [(run / "report" / f"{name}.html").read_text() for name in (lacking, whole)]
+    assert [">FLAIR<" in page for page in shown] == [False, True]

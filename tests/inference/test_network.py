@@ -181,7 +181,7 @@ def test_an_ensemble_has_a_window_that_suits_all(network):
 
 
 def test_an_ensemble_may_have_learned_from_other_cases_and_forms_of_labels(network):
-    other = dataclasses.replace(network.preprocessing, min_tumour=0.5, soft_labels=True)
+    other = dataclasses.replace(network.preprocessing, min_tumour=0.5, incomplete=True, soft_labels=True)
     module.check_ensemble([network, dataclasses.replace(network, preprocessing=other)])
     other = dataclasses.replace(network.preprocessing, normalization="zscore")
     with pytest.raises(InputError, match="preprocessed alike: normalization is zscore here"):

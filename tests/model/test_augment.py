@@ -208,6 +208,19 @@ def test_the_blur_of_a_slice_is_in_plane_and_a_constant_slice_stays():
     np.testing.assert_array_equal(same, labels)
 
 
+def test_a_missing_modality_stays_missing_and_what_is_there_is_never_lost_altogether():
+    image, labels = batch_of()
+    image[0, ..., 0] = 0
+    image[1, ..., 1:] = 0
+    settings = Augment(noise=1.0, brightness=1.0, modality_dropout=1.0)
+    for seed in range(10):
+        changed, _ = compiled(settings)(keys(seed, 2), image, labels)
+        there = np.asarray(changed).any((1, 2, 3))
+        assert not there[0, 0] and there[0].any()  # of two channels one may be lost, or both are kept
+        np.testing.assert_array_equal(there[1], [True, False, False])
+    np.testing.assert_array_equal(changed[0, :2], 0)
+
+
 def test_a_single_channel_is_never_lost():
     lost = jax.jit(jax.vmap(lambda key: draw(ALWAYS, "modality_dropout", jax.random.split(key, 4))[1]))(keys(0, 50))
     assert not lost.any()

@@ -51,6 +51,9 @@ def test_soft_labels_are_what_the_probabilities_should_be():
         for counted, of_hard in zip(head.count(logits, shares), head.count(logits, hard), strict=True):
             np.testing.assert_array_equal(counted, of_hard)
         assert head.weights(shares, range(1, head.channels + 1)).shape[:4] == (1, 4, 1, 1)
+    # A voxel lies in a region of which it holds more than half.
+    inside = np.where(np.array(parts) > 0.5, 0.25, 0.75)
+    np.testing.assert_allclose(REGION_HEAD.focal_alpha(shares, 0.25)[0, :, 0, 0], inside, rtol=1e-6)
 
 
 @pytest.mark.parametrize("head", [LABELS, REGION_HEAD], ids=["labels", "regions"])

@@ -33,7 +33,7 @@ def test_cases_from_the_worst_to_the_best_replace_those_of_before(tmp_path, dice
     (tmp_path / "overlay_001_old.png").write_bytes(b"")
     (tmp_path / "loss.png").write_bytes(b"")
     names = [f"case{number:02d}" for number in range(15)]
-    assert draw_overlays(tmp_path, [MadeCase(name) for name in reversed(names)], dice(names), "t2f") == []
+    assert draw_overlays(tmp_path, [MadeCase(name) for name in reversed(names)], dice(names), ["t2f", "t1c"]) == []
     drawn = sorted(path.name for path in tmp_path.glob("overlay_*"))
     assert drawn == [f"overlay_{2 * rank + 1:03d}_case{2 * rank:02d}.png" for rank in range(8)]
     assert (tmp_path / "loss.png").exists()
@@ -43,7 +43,7 @@ def test_names_of_any_length_stay_in_the_folder_and_a_failure_is_one_cases(tmp_p
     names = ["ü" * 100, "n" * 240, "../../escaped", "gone", "large"]
     errors = {"gone": InputError("is missing", case="gone"), "large": MemoryError()}
     folder = tmp_path / "deep" / "figures"
-    problems = draw_overlays(folder, [MadeCase(name, errors.get(name)) for name in names], dice(names), "t2f")
+    problems = draw_overlays(folder, [MadeCase(name, errors.get(name)) for name in names], dice(names), ["t2f", "t1c"])
     assert [problem.case for problem in problems] == ["gone", "large"]
     assert len(list(folder.glob("overlay_*.png"))) == len(list(folder.iterdir())) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
@@ -52,4 +52,4 @@ def test_names_of_any_length_stay_in_the_folder_and_a_failure_is_one_cases(tmp_p
 def test_a_defect_is_not_taken_for_a_bad_case(tmp_path, dice, monkeypatch):
     monkeypatch.setattr(overlays, "overlay_figure", None)
     with pytest.raises(TypeError):
-        draw_overlays(tmp_path, [MadeCase("a")], dice(["a"]), "t2f")
+        draw_overlays(tmp_path, [MadeCase("a")], dice(["a"]), ["t2f", "t1c"])

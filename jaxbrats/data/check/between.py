@@ -23,15 +23,19 @@ def between_cases(cases: Sequence[CaseReport], settings: Preprocessing, frame: F
 
 
 def _absent_modalities(cases: Sequence[CaseReport], settings: Preprocessing) -> Iterator[Finding]:
-    """Cases without a modality that most have, though preprocessing does not need it."""
+    """Cases without a modality that is asked for, or that most have, though preprocessing does not need it."""
     readable = [case for case in cases if case.files]
-    for modality in set(MODALITIES) - set(settings.modalities):
+    needed = set() if settings.incomplete else set(settings.modalities)
+    for modality in set(MODALITIES) - needed:
         without = [case for case in readable if modality not in case.parts]
-        if len(without) < len(readable) / 2:
+        asked = modality in settings.modalities
+        if asked or len(without) < len(readable) / 2:
             for case in without:
                 problem = f"has no {modality}, which {len(readable) - len(without)} of {len(readable)} cases have"
                 hint = f"Add it before {modality} is asked for with --modalities"
-                yield warning("unused", problem, case=case.name, file=_first(case).parent, hint=hint)
+                hint = "Add it, where there is any; else this channel of the case is 0" if asked else hint
+                kind = "incomplete" if asked else "unused"
+                yield warning(kind, problem, case=case.name, file=_first(case).parent, hint=hint)
 
 
 def _in_another_frame(cases: Sequence[CaseReport], frame: Frame | None) -> Iterator[Finding]:

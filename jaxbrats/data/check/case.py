@@ -14,7 +14,7 @@ from jaxbrats.data.labels import BACKGROUND, LABEL_NAMES, MODALITIES
 from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.normalization import statistics_of
 from jaxbrats.data.preprocessing import NO_SEGMENTATION, Preprocessing, align, crop_labels
-from jaxbrats.data.raw.cases import Case, missing_modalities
+from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.raw.nifti import Grid, Volume, check_geometry, read_channels, read_labels
 from jaxbrats.system.errors import InputError
@@ -78,7 +78,7 @@ def check_case(settings: Preprocessing, frame: Frame | None, case: Case) -> Case
             the images of a case that is skipped, stops nothing and is a warning.
     """
     inspection = _Inspection(settings, frame, case)
-    missing = missing_modalities(case, settings.modalities)
+    missing = settings.lacks(case)
     if missing is not None:
         inspection.fault("files", missing)
     inspection.segmentation()

@@ -15,7 +15,7 @@ from jaxbrats.data.manifest import FAILED, KEPT, SKIPPED
 from jaxbrats.data.names import natural_key, patient_of
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.alignment import cohort_frame
-from jaxbrats.data.raw.cases import Cohort, find_cases, missing_modalities
+from jaxbrats.data.raw.cases import Cohort, find_cases
 from jaxbrats.system import processes
 from jaxbrats.system.errors import InputError
 
@@ -80,7 +80,7 @@ def check_cohort(
     folder = pathlib.Path(raw_dir)
     cohort = find_cases(folder)
     # As preprocessing does, of the cases that it would take.
-    able = [case for case in cohort.cases if missing_modalities(case, settings.modalities) is None]
+    able = [case for case in cohort.cases if settings.lacks(case) is None]
     frame = cohort_frame(able, settings.spacing)
     results = processes.map_in_processes(
         functools.partial(check_case, settings, frame),

@@ -15,6 +15,7 @@ ERRORS = {
 }
 WARNINGS = {
     "skipped": "not used for training",
+    "incomplete": "modality missing",
     "unused": "file that is not read",
     "duplicate": "the same voxels twice",
     "background": "not skull-stripped: background is not 0",

@@ -95,12 +95,13 @@ class Cohort:
     unrecognised: tuple[pathlib.Path, ...] = ()
 
 
-def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Cohort:
+def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = (), incomplete: bool = False) -> Cohort:
     """Finds the cases of a folder: a cohort in any layout (told by the file names), or the folder of one case.
 
     Args:
         folder: Searched with all its subfolders, symbolic links followed, hidden files left out.
         modalities: Those that every case must have. A case without one becomes a problem.
+        incomplete: Whether one of them is enough.
 
     Raises:
         InputError: the folder is missing or unreadable, or no file in it fits a layout.
@@ -135,7 +136,7 @@ def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = ()) -> Co
     _check_case_folders(rest, cases, problems)
     unrecognised = tuple(_unrecognised_files(tree, rest, cases))
     cases = _drop_duplicate_names(cases, problems)
-    unusable = {case.name: _name_problem(case) or missing_modalities(case, modalities) for case in cases}
+    unusable = {case.name: _name_problem(case) or missing_modalities(case, modalities, incomplete) for case in cases}
     problems += [problem for problem in unusable.values() if problem is not None]
     cases = [case for case in cases if unusable[case.name] is None]
     problems.sort(key=lambda problem: natural_key(problem.case or str(problem.file)))
@@ -294,15 +295,17 @@ def _name_problem(case: Case) -> InputError | None:
     return InputError(problem, case=case.name, file=folder, hint=hint)
 
 
-def missing_modalities(case: Case, modalities: Sequence[str]) -> InputError | None:
-    """What a case lacks of the modalities that it must have; None for nothing."""
+def missing_modalities(case: Case, modalities: Sequence[str], incomplete: bool = False) -> InputError | None:
+    """What a case lacks of the modalities that it must have, or, where it may be `incomplete`, that it has none of
+    them; None for nothing.
+    """
     missing = [modality for modality in modalities if modality not in case.modalities]
-    if not missing:
+    if not missing or (incomplete and len(missing) < len(modalities)):
         return None
     found = sorted(case.modalities)
     folder = case.modalities[found[0]].path.parent
     problem = f"expected {', '.join(modalities)}, found no {' and no '.join(missing)} ({', '.join(found)} are there)"
-    return InputError(problem, case=case.name, file=folder, hint="Add it, or choose other --modalities")
+    return InputError(problem, case=case.name, file=folder, hint="Add it, or choose other --modalities or --incomplete")
 
 
 def _unrecognised_files(

@@ -25,7 +25,7 @@ def make_augmentation(settings: Augment) -> Augmentation | None:
     It computes in float32 and takes keys `(B,)`, images `(B, X, Y, Z, C)` of any float type and labels of integers,
     `(B, X, Y, Z)` or soft `(B, X, Y, Z, 3)`. What a case becomes follows from its own key alone. Voxels that are 0 in
     all channels are background, outside the brain, and stay 0, as nnU-Net keeps them where brains are cut out: so they
-    are when predicting.
+    are when predicting. Channels of missing modalities stay 0 too.
     """
     if not settings.active:
         return None

@@ -22,7 +22,11 @@ _TINY = 1e-7
 
 
 def change_intensities(settings: Augment, key: jax.Array, image: jax.Array) -> jax.Array:
-    """Applies the transforms that are drawn for a case `(X, Y, Z, C)`; voxels that are 0 in all channels stay 0."""
+    """Applies the transforms that are drawn for a case `(X, Y, Z, C)`.
+
+    Voxels that are 0 in all channels stay 0, and so does a channel that is 0 in all voxels, whose modality is missing.
+    Where dropout would leave nothing of such a case, the case stays as it is.
+    """
     names = [name for name in TRANSFORMS if getattr(settings, name)]
     if not names:
         return image
@@ -38,7 +42,9 @@ def change_intensities(settings: Augment, key: jax.Array, image: jax.Array) -> j
         return volume
 
     changed = jnp.moveaxis(lax.map(channel, (jnp.moveaxis(image, -1, 0), drawn)), 0, -1)
-    return jnp.where((image == 0).all(-1, keepdims=True), 0, changed)
+    nothing = image == 0
+    changed = jnp.where(nothing.all(-1, keepdims=True) | nothing.all((0, 1, 2)), 0, changed)
+    return jnp.where(changed.any(), changed, image)
 
 
 def draw(settings: Augment, name: str, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -118,8 +118,9 @@ def _write(task: CaseTask) -> CasePage:
     orientation = Orientation.of(volumes.affine)
     spacing = nib.affines.voxel_sizes(orientation.affine)
     lesions = find_lesions(volumes.prediction, volumes.truth, spacing, _CHALLENGE)
-    scene = make_scene(volumes.image, volumes.truth, volumes.prediction, orientation)
-    files.write_text(page_path(task.workdir, task.case.name), _page(task, scene, lesions))
+    scene = make_scene(volumes.image[..., volumes.present], volumes.truth, volumes.prediction, orientation)
+    shown = [task.modalities[channel] for channel in volumes.present]
+    files.write_text(page_path(task.workdir, task.case.name), _page(task, scene, shown, lesions))
     return CasePage(task.case.name, thumbnail(scene), {name: all_[:_MOST_LESIONS] for name, all_ in lesions.items()})
 
 
@@ -137,7 +138,7 @@ def _check_is_what_was_scored(task: CaseTask, volumes: Volumes) -> None:
         )
 
 
-def _page(task: CaseTask, scene: Scene, lesions: Mapping[str, Sequence[Lesion]]) -> str:
+def _page(task: CaseTask, scene: Scene, modalities: Sequence[str], lesions: Mapping[str, Sequence[Lesion]]) -> str:
     columns = table_columns(list(task.scores.regions.values()))
     regions = [region for region in REGION_TITLES if region in task.scores.regions]
     return render(
@@ -157,7 +158,7 @@ def _page(task: CaseTask, scene: Scene, lesions: Mapping[str, Sequence[Lesion]])
         region_titles=REGION_TITLES,
         regions=list(REGIONS),
         lesions=[_lesion_list(region, found, scene) for region, found in lesions.items()],
-        viewer=_viewer(scene, [MODALITY_TITLES.get(modality, modality) for modality in task.modalities]),
+        viewer=_viewer(scene, [MODALITY_TITLES.get(modality, modality) for modality in modalities]),
     )
 
 
