@@ -2,10 +2,10 @@
 
     python -m jaxbrats.main --config=configs/brats.py --config.data.raw_dir=/path/to/BraTS2023 --workdir=runs/brats
 
-Every choice stands beside its source. The network has plain blocks: of nineteen networks trained alike on BraTS the
-best and the worst lie 0.8 points of Dice apart (Isensee et al. 2024, nnU-Net Revisited, https://arxiv.org/abs/2404.09556),
-and residual encoders take about twice the time of a step. configs/brats_3mm.py is the same recipe for 3 mm voxels,
-which two CPU cores train in half an hour; its scores are in the README.
+Every choice stands beside its source. The network has plain blocks: sixteen networks that nnU-Net trained alike on
+BraTS lie between 90.2 and 91.5 mean Dice, its plain U-Net at 91.2 and its residual encoder L, which takes four times
+as long, at 91.1 (Isensee et al. 2024, nnU-Net Revisited, https://arxiv.org/abs/2404.09556). configs/brats_3mm.py is
+the same recipe for 3 mm voxels, which two CPU cores train on 15 patients in half an hour; see the README.
 
 Sizes are for a GPU of 24 GB and 1 mm voxels.
 
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     settings.model.activation = "leaky_relu"
     settings.model.dropout = (0.0,)
     settings.model.deep_supervision = True
-    # AdamW with a cosine is further after few steps than nnU-Net's SGD; the average of the weights is what predicts.
+    # For fewer steps than nnU-Net's 250,000: AdamW with a cosine; the average of the weights is what predicts.
     settings.num_epochs = 200
     settings.optimizer.name = "adamw"
     settings.optimizer.weight_decay = 1e-2

@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     settings.validate_every = 25
     settings.ema = 0.99
     settings.dtype = "float32"
-    # A small cohort is learned by heart; the more it is varied, the less.
+    # A small cohort is overfitted; the more it is varied, the less.
     settings.augment.rotation = 0.4
     settings.augment.scaling = 0.4
     settings.augment.elastic = 0.2

@@ -6,7 +6,7 @@ The phantoms are written as BraTS 2023 files to data/quickstart, preprocessed, s
 real patients. The network is that of configs/unet3d.py with fewer features; instance normalisation and a higher
 learning rate, with a warm-up, make it learn in 16 epochs.
 
-Expect two and a half minutes on two CPU cores and runs/quickstart/report.html. Its scores are of
+Expect three minutes on two CPU cores and runs/quickstart/report.html. Its scores are of
 phantoms: they show that training works, and say nothing of patients.
 """
 

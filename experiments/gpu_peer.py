@@ -1,19 +1,20 @@
-"""What a training step of PyTorch moves through a GPU's memory, reckoned from its operators: `gpu_program.py`'s peer.
+"""What a training step of PyTorch moves through a GPU's memory, estimated from its operators: `gpu_program.py`'s peer.
 
     pip install '.[bench]'
     python experiments/gpu_peer.py
 
 Without compilation PyTorch runs a kernel for each operator. Here the step that `benchmark_step.py` times on a GPU
 (bfloat16 by autocast, fused Adam) runs on tensors that have shapes and no numbers, and every operator counts as one
-pass: the bytes of what it is given and of what it makes. That is the least: no kernel does with less, and some read
-twice what they are given. The gradients of a convolution are a pass each; views and empty memory are none. Beside them
-stand the bytes of our compiled program, from experiments/results/gpu_program.json.
+pass: the bytes of its inputs and its outputs. No kernel does with less, and some read an input twice. The gradients of
+a convolution are a pass each; views and empty memory are none. Beside them stand the bytes of our compiled program,
+from experiments/results/gpu_program.json.
 
-Reckoned, not measured, and by the operators that autocast turns to bfloat16 on a CPU. Writes
+Estimated, not measured, and by the operators that autocast turns to bfloat16 on a CPU. Writes
 experiments/results/gpu_peer.json and .md.
 """
 
 import collections
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class Passes(TorchDispatchMode):
 
 
 def _passes(func: Any, given: tuple, result: Any) -> Iterator[tuple[Any, Any]]:
-    """What each kernel of an operator is given and makes."""
+    """The inputs and the outputs of each kernel of an operator."""
     name = func.__name__
     if func.namespace != "aten" or func.is_view or "empty" in name or name.startswith("detach"):
         return
@@ -86,6 +87,8 @@ def _passes(func: Any, given: tuple, result: Any) -> Iterator[tuple[Any, Any]]:
         for read, made in zip(((gradient, kernel), (gradient, image), gradient), result, strict=True):
             if made is not None:
                 yield read, made
+    elif name.startswith(("copy_", "fill_", "zero_")):  # what was there before is not read
+        yield given[0][1:], result
     elif name.startswith("_fused_adam_"):  # changes parameters and both moments, and gives nothing back
         parameters, _, first, second, *_ = given[0]
         yield given, (parameters, first, second)
@@ -94,11 +97,13 @@ def _passes(func: Any, given: tuple, result: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _size(tree: Any) -> int:
-    tensors = (leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    tensors = [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    # An expanded axis, of stride 0, is one element in memory.
+    sizes = (math.prod(n for n, stride in zip(one.shape, one.stride(), strict=True) if stride) for one in tensors)
+    return sum(size * one.element_size() for size, one in zip(sizes, tensors, strict=True))
 
 
-def reckon(
+def estimate(
     network_of: Callable[[Any, Any], torch.nn.Module], layout: torch.memory_format, size: int, batch: int
 ) -> dict[str, dict[str, int]]:
     """Bytes and kernels of a training step, by kind.
@@ -152,10 +157,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     columns = ["step", "all", *kinds, "to ours"]
     return "\n".join(
         [
-            f"# Bytes of a training step on a GPU, {SIZE}^3, batch {BATCH}, bfloat16, instance norm: reckoned, not run",
+            f"# Bytes of a training step on a GPU, {SIZE}^3, batch {BATCH}, bfloat16, instance norm: not run",
             "",
             "GB that kernels read and write, and how many kernels there are. Ours: of the program compiled for an H100",
-            "(gpu_program.md). PyTorch without compilation: a pass for each operator, the least that it can move.",
+            "(gpu_program.md). PyTorch without compilation, estimated: an operator reads and writes everything once.",
             "Convolutions here are without what cuDNN converts inside.",
             "",
             *(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows]),
@@ -174,7 +179,7 @@ def main() -> int:
     sides = {OURS: ours(read_json(out / "gpu_program.json"))}
     for name, network_of in NETWORKS.items():
         for layout, form in LAYOUTS.items():
-            sides[f"PyTorch, {name}, {layout}"] = reckon(network_of, form, SIZE, BATCH)
+            sides[f"PyTorch, {name}, {layout}"] = estimate(network_of, form, SIZE, BATCH)
     report = {"sides": sides, "versions": f"torch {torch.__version__}, jax {jax.__version__}"}
     benchmarking.write("gpu_peer", report, markdown(report), out)
     return 0

@@ -10,11 +10,12 @@ from torch.nn import functional
 
 from jaxbrats.model.unet import UNet3D
 
+# In place only where no gradient follows: what instance norm gives is a view, for which autograd would then copy.
 _ACTIVATIONS = {
-    "relu": lambda x: functional.relu(x, inplace=True),
-    "leaky_relu": lambda x: functional.leaky_relu(x, 0.01, inplace=True),
+    "relu": lambda x: functional.relu(x, inplace=not x.requires_grad),
+    "leaky_relu": lambda x: functional.leaky_relu(x, 0.01, inplace=not x.requires_grad),
     "gelu": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": lambda x: functional.silu(x, inplace=True),
+    "silu": lambda x: functional.silu(x, inplace=not x.requires_grad),
 }
 
 

@@ -44,7 +44,7 @@ def preprocess(
         normalization: 'minmax' maps each volume to [0, 1]; 'zscore' gives brain voxels mean 0 and standard deviation 1.
         min_tumour: Least share of tumour voxels in the crop for a case to be kept.
         spacing: Size (X, Y, Z) in mm of the voxels; None for that of most cases.
-        incomplete: Whether cases without some of the modalities are taken too; their channels are 0.
+        incomplete: Whether cases that lack some of the modalities are taken too; a missing channel is all zeros.
         soft_labels: Whether the masks hold what part of each voxel every label covers.
         workers: Processes; 0 works in this one, None takes one a CPU. Each imports the program that calls this, which
             therefore does so under `if __name__ == "__main__":`.

@@ -10,7 +10,7 @@ npz         The parameters in half precision, without the optimiser's state, for
             NumPy reads them.
 onnx        A program for onnxruntime, Triton, 3D Slicer or C++, without jaxbrats and without JAX. Its metadata says how
             images are prepared and how probabilities become labels; experiments/onnx_window.py does both. Needs
-            pip install 'jaxbrats[export]'.
+            pip install '.[export]' in the clone.
 stablehlo   A program for jax.export.deserialize, without jaxbrats; the same metadata is in FILE.stablehlo.json.
 
 The programs take windows (batch, x, y, z, channel) of the size of the run's and give probabilities. All tell the

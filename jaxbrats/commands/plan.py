@@ -7,7 +7,7 @@
 Reads every file, as `jaxbrats check` does: modalities that all cases have, voxel sizes, brains and tumours. Training
 steps are then compiled (some seconds to a minute each; none is run), from a patch of the whole brain down, until one
 needs no more than JAX may take of the memory by XLA's own account. Another platform's program takes another amount, so
-plan on the machine that will train, or give --card: with JAX's CUDA plugin, pip install 'jaxbrats[cuda]', any machine
+plan on the machine that will train, or give --card: with JAX's CUDA plugin, pip install '.[cuda]', any machine
 compiles for one that it does not have. The file says why each number is what it is; change it as you like.
 """
 

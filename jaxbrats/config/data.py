@@ -31,8 +31,8 @@ class Data:
         foreground: Share of the patches that are centred on tumour, its classes taking turns.
         min_tumour: Least share of tumour voxels in the crop for a case to be used; 0.01 is 1 %.
         spacing: Size (X, Y, Z) in mm of the arrays' voxels; none for that of most cases. Others are resampled.
-        incomplete: Whether cases without some of the modalities are trained on too, their channels 0 as
-            augment.modality_dropout leaves them, which has to be above 0.
+        incomplete: Whether to train also on cases that lack some of the modalities. A missing channel is all zeros, as
+            augment.modality_dropout leaves it, which must be above 0.
         soft_labels: Whether to train on what part of each voxel every label covers, rather than on the one label that
             covers most: for voxels larger than the files'.
         split: File that names the cases of each side, {"train": [...], "val": [...]}, or the config.json of a run whose

@@ -225,6 +225,13 @@ def read_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
     return _fill(labels, out, case.name, case.mask)
 
 
+def channels_present(image: np.ndarray) -> list[int]:
+    """The channels of an image `(..., C)` that are not 0 everywhere, as those of missing modalities are; of one that is
+    nothing but 0 the first.
+    """
+    return np.flatnonzero(image.any(tuple(range(image.ndim - 1)))).tolist() or [0]
+
+
 def read_soft_labels(case: ArrayCase, out: np.ndarray | None = None) -> np.ndarray:
     """Reads the soft labels of a case.
 

@@ -44,7 +44,7 @@ class Preprocessing:
             zero, mean 0 and standard deviation 1, and leaves the others 0.
         min_tumour: Least share of tumour voxels in the crop for a case to be used in training.
         spacing: Size in mm of the arrays' voxels along each axis; None for that of most cases.
-        incomplete: Whether cases without some of the modalities are taken too; their channels are 0.
+        incomplete: Whether cases that lack some of the modalities are taken too; a missing channel is all zeros.
         soft_labels: Whether the masks hold what part of each voxel every label covers, rather than one label.
 
     Raises:
@@ -98,17 +98,17 @@ class Preprocessing:
         others = ("min_tumour", "incomplete", "soft_labels")
         return {name: value for name, value in self.to_dict().items() if name not in others}
 
-    def lacks(self, case: Case) -> InputError | None:
-        """A modality that a case must have and has not, or, where it may be incomplete, that it has none; else None."""
+    def refusal(self, case: Case) -> InputError | None:
+        """The error where a case lacks a modality, or may be incomplete and has none at all; else None."""
         return missing_modalities(case, self.modalities, self.incomplete)
 
     def present(self, case: Case) -> tuple[str, ...]:
         """The modalities that a case has, in the order of the channels.
 
         Raises:
-            InputError: see `lacks`.
+            InputError: see `refusal`.
         """
-        if problem := self.lacks(case):
+        if problem := self.refusal(case):
             raise problem
         return tuple(modality for modality in self.modalities if modality in case.modalities)
 

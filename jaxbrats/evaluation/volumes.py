@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import nibabel as nib
 import numpy as np
 
-from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, channels_present, read_image, read_labels
 from jaxbrats.data.boxes import CropBox
 from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_images
@@ -35,8 +35,8 @@ class Volumes(NamedTuple):
 
     @property
     def present(self) -> list[int]:
-        """The channels that are not 0 everywhere, as those of missing modalities are; the first where all are."""
-        return np.flatnonzero(self.image.any((0, 1, 2))).tolist() or [0]
+        """The channels whose modalities are there, see `channels_present`."""
+        return channels_present(self.image)
 
 
 class ScoredCase(Protocol):

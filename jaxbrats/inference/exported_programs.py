@@ -44,7 +44,7 @@ def write_onnx(path: str | pathlib.Path, network: Network, about: Mapping[str, A
     try:
         import onnxruntime
     except ImportError as error:
-        hint = "pip install 'jaxbrats[export]'"
+        hint = "pip install '.[export]' in the clone"
         raise InputError("ONNX files are checked by the package onnxruntime, which is missing", hint=hint) from error
     shape = (*network.window, len(network.preprocessing.modalities))
     metadata = {name: json.dumps(value) for name, value in describe(network, about).items()}

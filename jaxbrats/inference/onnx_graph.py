@@ -120,7 +120,7 @@ def import_onnx() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise InputError("ONNX files need the package onnx", hint="pip install 'jaxbrats[export]'") from error
+        raise InputError("ONNX files need the package onnx", hint="pip install '.[export]' in the clone") from error
     return onnx
 
 

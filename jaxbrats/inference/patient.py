@@ -34,11 +34,6 @@ _CONSEQUENCES = {
     "geometry": "Orientation, voxel size and so the segmentation may be wrong. Correct its header and predict again",
 }
 
-_LACKING = {
-    False: "The network was not trained with modality dropout (augment.modality_dropout) and needs them all",
-    True: "The network can do without some of them, not without all",
-}
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Patient:
@@ -99,9 +94,12 @@ def read_patient(
         InputError: modalities are missing, or the files cannot be used, see `preprocess_images`.
     """
     settings = dataclasses.replace(settings, incomplete=missing_allowed)
-    if problem := settings.lacks(case):
-        raise InputError(problem.problem, case=case.name, file=problem.file, hint=_LACKING[missing_allowed])
-    present = settings.present(case)
+    try:
+        present = settings.present(case)
+    except InputError as error:
+        hint = "The network was not trained with modality dropout (augment.modality_dropout) and needs them all"
+        hint = "The network can do without some of them, not without all" if missing_allowed else hint
+        raise InputError(error.problem, case=case.name, file=error.file, hint=hint) from error
     missing = tuple(modality for modality in settings.modalities if modality not in present)
     sources = with_checksums(sources_of(case, present, None, labels=False), case)
     warnings = [_without(case.name, missing)] if missing else []

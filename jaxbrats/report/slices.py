@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
+from jaxbrats.data.arrays import ArrayCase, channels_present, read_image, read_labels
 from jaxbrats.data.labels import LABEL_NAMES
 from jaxbrats.inference.validation import shown_slice
 from jaxbrats.report.colours import COLOURS
@@ -12,7 +12,7 @@ _RGB = np.array([list(bytes.fromhex(COLOURS[name][1:])) for name in LABEL_NAMES]
 
 
 def draw_case(case: ArrayCase, predicted: np.ndarray) -> np.ndarray:
-    """The slice of a case with the most tumour: its first modality alone, under the truth, under the prediction.
+    """The slice of a case with the most tumour: the first modality it has alone, under the truth, under the prediction.
 
     Args:
         case: Read anew each time, so that nothing is kept between validations.
@@ -23,7 +23,8 @@ def draw_case(case: ArrayCase, predicted: np.ndarray) -> np.ndarray:
     """
     labels = read_labels(case)
     place = shown_slice(labels)
-    return draw_slice(read_image(case)[:, :, place, 0], [labels[:, :, place], predicted])
+    image = read_image(case)[:, :, place]
+    return draw_slice(image[..., channels_present(image)[0]], [labels[:, :, place], predicted])
 
 
 def draw_slice(image: np.ndarray, segmentations: list[np.ndarray]) -> np.ndarray:

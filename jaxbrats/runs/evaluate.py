@@ -97,11 +97,18 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
     """The arrays at `data_dir`, by default the run's own.
 
     Raises:
-        InputError: no arrays there, or arrays preprocessed otherwise than the run's.
+        InputError: no arrays there, or arrays preprocessed otherwise than the run's, or of cases that lack modalities
+            which the network cannot do without.
     """
     dataset = read_dataset(record.data_dir if data_dir is None else data_dir)
     trained_with = Preprocessing.of(record.settings.data).of_images()
     found = dataset.preprocessing.of_images() if dataset.preprocessing else trained_with
+    if dataset.preprocessing and dataset.preprocessing.incomplete and not record.settings.augment.modality_dropout:
+        raise InputError(
+            "holds arrays made with incomplete = True, the run was trained without modality dropout",
+            file=dataset.folder,
+            hint="Preprocess again with --incomplete=false",
+        )
     for name, value in trained_with.items():
         if found[name] != value:
             raise InputError(
@@ -157,7 +164,7 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
     cases = [case for case in cases if case.name in names]
     problems += draw_overlays(
         record.workdir / "figures",
-        scored_cases(record, cases, files_of),
+        scored_cases(record, dataset, cases, files_of),
         region_dice(rows),
         record.settings.data.modalities,
     )
@@ -237,15 +244,14 @@ def predicted(
 
 
 def scored_cases(
-    record: RunRecord, cases: Sequence[ArrayCase], files_of: Mapping[str, Case] | None
+    record: RunRecord, dataset: Dataset, cases: Sequence[ArrayCase], files_of: Mapping[str, Case] | None
 ) -> list[ScoredCase]:
     """The cases together with the predictions that the evaluation left."""
     folder = record.workdir / "predictions"
     if files_of is None:
         return [ScoredArrays(case, folder / f"{case.name}.nii.gz") for case in cases]
-    preprocessing = Preprocessing.of(record.settings.data)
     return [
-        ScoredFiles(files_of[case.name], preprocessing, folder / f"{case.name}.nii.gz")
+        ScoredFiles(files_of[case.name], dataset.preprocessing, folder / f"{case.name}.nii.gz")
         for case in cases
         if case.name in files_of
     ]
@@ -264,4 +270,4 @@ def scored_by(record: RunRecord) -> tuple[list[ScoredCase], list[InputError]]:
     cases = dataset.select(dict.fromkeys(str(row["case"]) for row in tables.read_csv(table)))
     problems: list[InputError] = []
     files_of = raw_cases(dataset, cases, problems) if summary.get("scored") == "whole volumes" else None
-    return scored_cases(record, cases, files_of), problems
+    return scored_cases(record, dataset, cases, files_of), problems

@@ -181,7 +181,9 @@ def adopt_preprocessing(settings: Settings, dataset: Dataset) -> Settings:
     try:
         return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **vars(made)))
     except InputError as error:
-        hint = "Set what is named here; --config.data.patch=X,Y,Z suits arrays of any size, none whole ones of one size"
+        hint = "Give --config.data.patch=X,Y,Z that suits the arrays, or none for whole ones of one size"
+        if made.incomplete and not settings.augment.modality_dropout:
+            hint = "Set --config.augment.modality_dropout, such as 0.3"
         problem = f"holds arrays that the config does not suit: {error.problem}"
         raise InputError(problem, file=dataset.folder, hint=hint) from error
 

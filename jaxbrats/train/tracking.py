@@ -149,7 +149,7 @@ def tracker_names(settings: Settings) -> tuple[str, ...]:
     for name in settings.tracking:
         if importlib.util.find_spec(TRACKERS[name][0]) is None:
             problem = f"config.tracking = {name} needs the package {TRACKERS[name][0]}, which is not installed"
-            raise InputError(problem, hint=f"pip install 'jaxbrats[{name}]', or leave it out")
+            raise InputError(problem, hint=f"pip install '.[{name}]' in the clone, or leave it out")
     return tuple(dict.fromkeys(settings.tracking))
 
 

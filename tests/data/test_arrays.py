@@ -11,7 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manifests import record_of
 
-from jaxbrats.data.arrays import ArrayCase, CaseContent, identified, identify, read_image, read_labels
+from jaxbrats.data.arrays import (
+    ArrayCase,
+    CaseContent,
+    channels_present,
+    identified,
+    identify,
+    read_image,
+    read_labels,
+)
 from jaxbrats.data.manifest import checksum
 from jaxbrats.data.npy import write_npy
 from jaxbrats.system.errors import InputError
@@ -256,3 +264,11 @@ def test_arrays_are_written_as_numpy_does(tmp_path, array):
     write_npy(tmp_path / "ours.npy", array)
     np.save(tmp_path / "theirs.npy", np.ascontiguousarray(array))
     assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+def test_channels_that_are_there():
+    image = np.zeros((2, 2, 2, 3))
+    assert channels_present(image) == channels_present(image[0]) == [0]
+    image[1, 0, 1, 1:] = -1, 2
+    assert channels_present(image) == [1, 2]
+    assert channels_present(image[0]) == [0]

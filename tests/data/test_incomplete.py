@@ -42,7 +42,7 @@ def test_channels_of_what_is_missing_are_zero_and_the_others_as_ever(raw, tiny_c
     assert preprocess(raw, tmp_path / "out") == 1
     shown = capsys.readouterr()
     assert "4 cases: 3 kept, 0 skipped, 1 failed; 1 kept without t2f; 1 kept without t1c. Arrays" in shown.out
-    assert "expected t2f, t1c, found no t2f and no t1c (t1n, t2w are there)" in shown.err
+    assert "found no t2f and no t1c (t1n, t2w are there). Add it, or choose other --modalities\n" in shown.err
     assert preprocess(tiny_cohort, tmp_path / "whole") == 0
     capsys.readouterr()
     found, whole = arrays(tmp_path / "out"), arrays(tmp_path / "whole")
@@ -76,6 +76,9 @@ def test_a_check_tells_of_each_and_refuses_those_without_any(raw):
     report = check_cohort(raw, SETTINGS, workers=1)
     found = [(finding.kind, finding.error, finding.what.case[-7:]) for finding in report.findings]
     assert [each for each in found if each[1]] == [("files", True, "003-000")]
-    assert ("incomplete", False, "001-000") in found and ("incomplete", False, "002-000") in found
-    assert "has no t2f, which 2 of 4 cases have" in str(next(f for f in report.findings if f.kind == "incomplete").what)
+    lacking = [finding.what for finding in report.findings if finding.kind == "incomplete"]
+    assert [(what.case[-7:], what.problem) for what in lacking] == [
+        ("002-000", "has no t1c, which 2 of 4 cases have"),
+        ("001-000", "has no t2f, which 2 of 4 cases have"),
+    ]
     assert [case.status for case in report.cases] == ["kept", "kept", "kept", "failed"]

@@ -23,11 +23,21 @@ def test_each_operator_is_a_pass_and_each_gradient_of_a_convolution_one():
     assert set(passes.kernels) == {"convolution", gpu_peer.OTHER}
 
 
+def test_a_copy_reads_its_source_alone_and_an_expanded_axis_is_one_element():
+    with gpu_peer.FakeTensorMode():
+        into, row = torch.empty(8, 16), torch.empty(16)
+        with gpu_peer.Passes() as passes:
+            into.copy_(row.expand(8, 16))
+    assert dict(passes.bytes) == {"transpose, copy": 4 * (16 + 128)}
+
+
 @pytest.mark.parametrize("network", gpu_peer.NETWORKS)
 def test_a_step_moves_what_its_volume_asks(network):
     if network != "the same network":
         pytest.importorskip("monai")
-    small, large = (gpu_peer.reckon(gpu_peer.NETWORKS[network], torch.contiguous_format, size, 1) for size in (32, 64))
+    small, large = (
+        gpu_peer.estimate(gpu_peer.NETWORKS[network], torch.contiguous_format, size, 1) for size in (32, 64)
+    )
     assert small["kernels"] == large["kernels"]
     assert small["bytes"]["optimiser"] == large["bytes"]["optimiser"]
     for kind in ("normalisation, reduction", gpu_peer.OTHER):

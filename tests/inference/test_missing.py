@@ -23,7 +23,7 @@ from jaxbrats.runs.evaluate import evaluate_run
 from jaxbrats.runs.record import read_record
 from jaxbrats.runs.report import report_run
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.files import read_json
+from jaxbrats.system.files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +189,12 @@ def test_a_run_trained_on_incomplete_cases_scores_and_shows_them(dropout_run, in
     assert report_run(run)[1] == []
     shown = [(run / "report" / f"{name}.html").read_text() for name in (lacking, whole)]
     assert [">FLAIR<" in page for page in shown] == [False, True]
+    # So does a run that was trained on whole cases with dropout; one without it takes no such arrays.
+    record = read_json(run / "config.json")
+    record["settings"]["data"]["incomplete"] = False
+    write_json(run / "config.json", record)
+    assert evaluate_run(run, data_dir=run / "data")[1] == []
+    record["settings"]["augment"]["modality_dropout"] = 0.0
+    write_json(run / "config.json", record)
+    with pytest.raises(InputError, match="incomplete = True, the run was trained without modality dropout"):
+        evaluate_run(run, data_dir=run / "data")

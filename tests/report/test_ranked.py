@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbrats.evaluation.volumes import Volumes
-from jaxbrats.report import overlays
+from jaxbrats.report import overlays, ranked
 from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.system.errors import InputError
 
@@ -37,6 +37,17 @@ def test_cases_from_the_worst_to_the_best_replace_those_of_before(tmp_path, dice
     drawn = sorted(path.name for path in tmp_path.glob("overlay_*"))
     assert drawn == [f"overlay_{2 * rank + 1:03d}_case{2 * rank:02d}.png" for rank in range(8)]
     assert (tmp_path / "loss.png").exists()
+
+
+def test_the_first_modality_that_a_case_has_is_drawn(tmp_path, dice, monkeypatch):
+    shown, case = [], MadeCase("a")
+    volumes = case.read()
+    volumes.image[..., 0] = 0
+    monkeypatch.setattr(MadeCase, "read", lambda self: volumes)
+    monkeypatch.setattr(ranked, "plot_overlay", lambda image, *_, image_title, **__: shown.append((image, image_title)))
+    assert draw_overlays(tmp_path, [case], dice(["a"]), ["t2f", "t1c"]) == []
+    ((image, title),) = shown
+    assert title == "t1c" and image.all()
 
 
 def test_names_of_any_length_stay_in_the_folder_and_a_failure_is_one_cases(tmp_path, dice):

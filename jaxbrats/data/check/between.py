@@ -8,6 +8,7 @@ from jaxbrats.data.check.case import CaseReport
 from jaxbrats.data.check.findings import Finding, warning
 from jaxbrats.data.check.image import FileFacts
 from jaxbrats.data.labels import BACKGROUND, MODALITIES
+from jaxbrats.data.manifest import KEPT
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.geometry import Frame, same_spacing
 
@@ -23,19 +24,19 @@ def between_cases(cases: Sequence[CaseReport], settings: Preprocessing, frame: F
 
 
 def _absent_modalities(cases: Sequence[CaseReport], settings: Preprocessing) -> Iterator[Finding]:
-    """Cases without a modality that is asked for, or that most have, though preprocessing does not need it."""
+    """Cases that do without a modality that is asked for, or lack one that most have, though nothing asks for it."""
     readable = [case for case in cases if case.files]
-    needed = set() if settings.incomplete else set(settings.modalities)
-    for modality in set(MODALITIES) - needed:
+    for modality in MODALITIES:
         without = [case for case in readable if modality not in case.parts]
-        asked = modality in settings.modalities
-        if asked or len(without) < len(readable) / 2:
-            for case in without:
-                problem = f"has no {modality}, which {len(readable) - len(without)} of {len(readable)} cases have"
-                hint = f"Add it before {modality} is asked for with --modalities"
-                hint = "Add it, where there is any; else this channel of the case is 0" if asked else hint
-                kind = "incomplete" if asked else "unused"
-                yield warning(kind, problem, case=case.name, file=_first(case).parent, hint=hint)
+        if modality in settings.modalities:
+            kind, hint = "incomplete", "Add it, where there is any; else this channel of the case is 0"
+            named = [case for case in without if case.status == KEPT]
+        else:
+            kind, hint = "unused", f"Add it before {modality} is asked for with --modalities"
+            named = without if len(without) < len(readable) / 2 else []
+        for case in named:
+            problem = f"has no {modality}, which {len(readable) - len(without)} of {len(readable)} cases have"
+            yield warning(kind, problem, case=case.name, file=_first(case).parent, hint=hint)
 
 
 def _in_another_frame(cases: Sequence[CaseReport], frame: Frame | None) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ def check_case(settings: Preprocessing, frame: Frame | None, case: Case) -> Case
             the images of a case that is skipped, stops nothing and is a warning.
     """
     inspection = _Inspection(settings, frame, case)
-    missing = settings.lacks(case)
+    missing = settings.refusal(case)
     if missing is not None:
         inspection.fault("files", missing)
     inspection.segmentation()

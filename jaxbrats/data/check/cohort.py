@@ -80,7 +80,7 @@ def check_cohort(
     folder = pathlib.Path(raw_dir)
     cohort = find_cases(folder)
     # As preprocessing does, of the cases that it would take.
-    able = [case for case in cohort.cases if settings.lacks(case) is None]
+    able = [case for case in cohort.cases if settings.refusal(case) is None]
     frame = cohort_frame(able, settings.spacing)
     results = processes.map_in_processes(
         functools.partial(check_case, settings, frame),

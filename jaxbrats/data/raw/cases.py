@@ -305,7 +305,9 @@ def missing_modalities(case: Case, modalities: Sequence[str], incomplete: bool =
     found = sorted(case.modalities)
     folder = case.modalities[found[0]].path.parent
     problem = f"expected {', '.join(modalities)}, found no {' and no '.join(missing)} ({', '.join(found)} are there)"
-    return InputError(problem, case=case.name, file=folder, hint="Add it, or choose other --modalities or --incomplete")
+    can_do_without = not incomplete and len(missing) < len(modalities)
+    hint = "Add it, or choose other --modalities" + ", or --incomplete=true" * can_do_without
+    return InputError(problem, case=case.name, file=folder, hint=hint)
 
 
 def _unrecognised_files(

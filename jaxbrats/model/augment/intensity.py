@@ -25,7 +25,7 @@ def change_intensities(settings: Augment, key: jax.Array, image: jax.Array) -> j
     """Applies the transforms that are drawn for a case `(X, Y, Z, C)`.
 
     Voxels that are 0 in all channels stay 0, and so does a channel that is 0 in all voxels, whose modality is missing.
-    Where dropout would leave nothing of such a case, the case stays as it is.
+    Dropout that would leave nothing of such a case leaves all.
     """
     names = [name for name in TRANSFORMS if getattr(settings, name)]
     if not names:
@@ -33,18 +33,21 @@ def change_intensities(settings: Augment, key: jax.Array, image: jax.Array) -> j
     channels = image.shape[-1]
     keys = dict(zip(TRANSFORMS, jax.random.split(key, (len(TRANSFORMS), 3 + channels)), strict=True))
     drawn = {name: draw(settings, name, keys[name]) for name in names}
+    background, missing = (image == 0).all(-1, keepdims=True), (image == 0).all((0, 1, 2))
+    if "modality_dropout" in drawn:
+        applied, lost, channel_keys = drawn["modality_dropout"]
+        drawn["modality_dropout"] = (applied & ~(lost | missing).all(), lost, channel_keys)
 
     def channel(inputs: tuple[jax.Array, dict[str, tuple[jax.Array, ...]]]) -> jax.Array:
         volume, drawn = inputs
-        for name, (applied, strength, key) in drawn.items():
+        for name in names:  # JAX gives the dict back with its keys sorted
+            applied, strength, key = drawn[name]
             apply = functools.partial(TRANSFORMS[name].apply, key, strength=strength)
             volume = lax.cond(applied, apply, lambda volume: volume, volume)
         return volume
 
     changed = jnp.moveaxis(lax.map(channel, (jnp.moveaxis(image, -1, 0), drawn)), 0, -1)
-    nothing = image == 0
-    changed = jnp.where(nothing.all(-1, keepdims=True) | nothing.all((0, 1, 2)), 0, changed)
-    return jnp.where(changed.any(), changed, image)
+    return jnp.where(background | missing, 0, changed)
 
 
 def draw(settings: Augment, name: str, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -43,7 +43,7 @@ def described_gpus(card: str, count: int = 1) -> Sequence[jax.Device]:
             "", "cuda", target_config=_description(card), topology=f"1x1x{count}"
         ).devices
     except NotImplementedError as error:
-        hint = "pip install 'jaxbrats[cuda]', or 'jax[cuda13]' of the version of jax; it needs neither GPU nor driver"
+        hint = "pip install 'jax[cuda13]' of the version of jax; it needs neither GPU nor driver"
         raise InputError("compiling for a GPU needs JAX's CUDA plugin, which is not installed", hint=hint) from error
 
 
