@@ -148,12 +148,12 @@ def ours(programs: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 def markdown(report: Mapping[str, Any]) -> str:
     """A table with a line for each side."""
     kinds = sorted({kind for side in report["sides"].values() for kind in side["bytes"]})
-    ours = sum(report["sides"][OURS]["bytes"].values())
+    our_bytes = sum(report["sides"][OURS]["bytes"].values())
     rows = []
     for name, side in report["sides"].items():
         whole = sum(side["bytes"].values())
         cells = [f"{side['bytes'].get(kind, 0) / 1e9:.2f} ({side['kernels'].get(kind, 0)})" for kind in kinds]
-        rows.append([name, f"{whole / 1e9:.2f} ({sum(side['kernels'].values())})", *cells, f"{whole / ours:.2f}"])
+        rows.append([name, f"{whole / 1e9:.2f} ({sum(side['kernels'].values())})", *cells, f"{whole / our_bytes:.2f}"])
     columns = ["step", "all", *kinds, "to ours"]
     return "\n".join(
         [
@@ -174,7 +174,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    """Reckons and writes."""
+    """Estimates and writes."""
     out = pathlib.Path(_OUT.value)
     sides = {OURS: ours(read_json(out / "gpu_program.json"))}
     for name, network_of in NETWORKS.items():

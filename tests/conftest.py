@@ -101,7 +101,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Lets Python's garbage collector leave alone what was imported, and look rarely at the rest.
 
-    The libraries' hundreds of thousands of objects live on; going through them took a tenth of the suite's time.
+    The libraries' hundreds of thousands of objects live on; going through them took a tenth of the time of tests that
+    train.
     """
     gc.collect()
     gc.freeze()

@@ -153,7 +153,7 @@ def test_each_number_has_its_reason(counted, tmp_path):
     assert settings.model.kernels[:3] == ((3, 3, 1), (3, 3, 1), (3, 3, 3))
     text = out.read_text()
     for reason in (
-        "What every case with a segmentation has: 2 cases have no t1n.",
+        "What every case with a segmentation has: 2 cases have no t1n. To use what only some cases have, set data.inc",
         "they have 1 x 1 x 0.9 to 1.2. One axis is 5.0 times as coarse as another.",
         "in 1 of 100 cases less than the default's 1 %.",
         "made shorter from 138x173x28 along the axis that is longest in mm; a multiple of 16x16x4, by which",

@@ -3,7 +3,8 @@
 import numpy as np
 
 from jaxbrats.data.labels import ED, ET
-from jaxbrats.report.slices import draw_slice
+from jaxbrats.report import slices
+from jaxbrats.report.slices import draw_case, draw_slice
 
 BLUE, AMBER = np.array([0x1F, 0xA8, 0xF5]), np.array([0xF7, 0xB5, 0x00])
 
@@ -35,3 +36,11 @@ def test_an_image_of_one_value_or_none():
     labels = np.zeros((3, 3), np.uint8)
     assert not draw_slice(np.zeros((3, 3), np.float32), [labels]).any()
     assert not draw_slice(np.full((3, 3), 0.5, np.float32), [labels]).any()
+
+
+def test_the_first_modality_that_a_case_has_is_drawn(monkeypatch):
+    image, labels = np.zeros((3, 3, 3, 2), np.float32), np.zeros((3, 3, 3), np.uint8)
+    image[..., 1], labels[0, 0, 1] = np.arange(1, 4)[:, None, None], ED
+    monkeypatch.setattr(slices, "read_image", lambda case: image)
+    monkeypatch.setattr(slices, "read_labels", lambda case: labels)
+    assert (draw_case(None, labels[:, :, 1])[:, 2] == 255).all()

@@ -118,8 +118,9 @@ def _write(task: CaseTask) -> CasePage:
     orientation = Orientation.of(volumes.affine)
     spacing = nib.affines.voxel_sizes(orientation.affine)
     lesions = find_lesions(volumes.prediction, volumes.truth, spacing, _CHALLENGE)
-    scene = make_scene(volumes.image[..., volumes.present], volumes.truth, volumes.prediction, orientation)
-    shown = [task.modalities[channel] for channel in volumes.present]
+    present = volumes.present
+    scene = make_scene(volumes.image[..., present], volumes.truth, volumes.prediction, orientation)
+    shown = [task.modalities[channel] for channel in present]
     files.write_text(page_path(task.workdir, task.case.name), _page(task, scene, shown, lesions))
     return CasePage(task.case.name, thumbnail(scene), {name: all_[:_MOST_LESIONS] for name, all_ in lesions.items()})
 

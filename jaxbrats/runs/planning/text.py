@@ -70,7 +70,7 @@ def _reasons(facts: Facts, proposal: Proposal) -> dict[str, str]:
     spacing, frame = facts.frame.spacing_mm, facts.frame
     cases, small = len(facts.boxes), sum(share < 0.01 for share in facts.tumours)
     lacking = "; ".join(f"{count} cases have no {name}" for name, count in facts.lacking.items())
-    lacking += ". data.incomplete=true with augment.modality_dropout would keep the rest of these" if lacking else ""
+    lacking += ". To use what only some cases have, set data.incomplete and augment.modality_dropout" if lacking else ""
     ranges = " x ".join(f"{low:g} to {high:g}" if low < high else f"{low:g}" for low, high in facts.spacings)
     coarse = max(spacing) / min(spacing)
     uneven = f" One axis is {coarse:.1f} times as coarse as another." if coarse >= COARSE else ""
