@@ -165,7 +165,8 @@ def test_bfloat16_keeps_parameters_in_float32():
 def test_cases_of_a_batch_do_not_mix():
     model, variables, x = build(norm="instance")
     apply = jax.jit(model.apply)
-    np.testing.assert_allclose(apply(variables, x)[1], apply(variables, x[::-1])[0], atol=1e-6)
+    np.testing.assert_array_equal(apply(variables, x)[1], apply(variables, x.at[0].multiply(-3))[1])
+    np.testing.assert_allclose(apply(variables, x)[1], apply(variables, x[::-1])[0], rtol=1e-5, atol=1e-5)
 
 
 def test_shifting_by_a_whole_block_shifts_the_output_inside():
