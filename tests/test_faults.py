@@ -82,6 +82,7 @@ def test_signals_and_kills_change_nothing(tiny_cohort, tiny_config, tmp_path, on
     assert not list((workdir / "checkpoints").glob("*tmp*"))
 
 
+@pytest.mark.slow
 def test_a_signal_during_validation_is_answered_at_once_and_loses_nothing(
     tiny_run, tiny_config, tmp_path, training_alone
 ):
@@ -180,6 +181,7 @@ def poisoned(tiny_run, tmp_path, monkeypatch, training_alone):
     return data, case
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_stops_the_run_or_is_dropped(poisoned, tiny_config, tmp_path, capsys):
     data, case = poisoned
     workdir = tmp_path / "run"

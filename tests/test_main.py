@@ -44,6 +44,7 @@ def test_the_log_tells_every_step_and_epoch(tiny_run):
     assert train[-1]["lr"] < train[1]["lr"]
 
 
+@pytest.mark.slow
 def test_the_record_is_enough_to_run_again(tiny_run, tmp_path, training_alone):
     """The same seed twice gives the same parameters, to the last bit, from nothing but what the first run recorded."""
     record = json.loads((tiny_run / "config.json").read_text())
@@ -155,6 +156,7 @@ def test_train_is_the_program(tiny_config, tmp_path, capsys):
     assert "--config.data.raw_dir" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_keras_folders_train_too(tiny_config, tmp_path):
     """What the notebook wrote: image_N.npy with one-hot masks, as splitfolders lays them out."""
     rng = np.random.default_rng(0)

@@ -161,6 +161,7 @@ def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys
         assert "workdir, model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_model_that_comes_with_the_package(tmp_path):
     """What it finds in a phantom means nothing, but lies on the phantom's voxels."""
     model = find_network("demo")

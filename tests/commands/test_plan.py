@@ -65,6 +65,7 @@ def plan(raw, out, memory="8GB"):
     return commands.run(["plan", f"--raw={raw}", f"--memory={memory}", f"--out={out}", "--workers=1"])
 
 
+@pytest.mark.slow
 def test_a_plan_fits_and_trains(tiny_cohort, tmp_path, small_networks, training_alone, capsys):
     out = tmp_path / "planned.py"
     assert plan(tiny_cohort, out, "100MB") == 0

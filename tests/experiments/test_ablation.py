@@ -49,6 +49,7 @@ def four(tiny_cohort, tmp_path):
     return tmp_path / "raw"
 
 
+@pytest.mark.slow
 def test_a_short_ladder(program, four, tiny_config, tmp_path, monkeypatch, capsys):
     ladder = (
         program.Rung("0_start", {"ema": 0.5}),

@@ -266,6 +266,7 @@ def losses_on(data, space, accumulate=1, start=None, steps=2):
     return losses, jax.device_get(state)
 
 
+@pytest.mark.slow
 def test_a_batch_becomes_the_same_on_several_devices_and_in_micro_batches():
     expected, state = losses_on(1, 1)
     assert abs(expected[0] - expected[1]) > 1e-4

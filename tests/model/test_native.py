@@ -77,6 +77,7 @@ def library(cached, tmp_path, monkeypatch) -> pathlib.Path:
     return next((tmp_path / "cache/jaxbrats/native").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "other library", "writable by others"])
 def test_a_cached_library_that_is_not_whole_or_not_ours_is_made_again(library, damage, caplog):
     good = library.read_bytes()

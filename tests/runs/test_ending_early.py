@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from experiments import faults
 from jaxbrats import main
@@ -32,6 +33,7 @@ def epochs_since_best(workdir):
     return [record["epochs_since_best"] for record in records if record["split"] == "val"]
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_and_properly(tiny_config, tiny_data, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "run"
     arguments = [f"--config={tiny_config}", f"--config.data.dir={tiny_data}", "--config.num_epochs=5"]

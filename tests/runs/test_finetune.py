@@ -100,6 +100,7 @@ def test_a_file_begins_like_the_run_that_it_was_exported_from(settings, trained,
     assert begins.record["patients"] == []
 
 
+@pytest.mark.slow
 def test_only_a_fresh_run_begins_with_it(tiny_run, tiny_config, tiny_data, tmp_path, training_alone, monkeypatch):
     source, workdir = tmp_path / "source", tmp_path / "run"
     shutil.copytree(tiny_run, source, ignore=shutil.ignore_patterns("data"))

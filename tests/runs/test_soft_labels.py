@@ -26,6 +26,7 @@ def train(tiny_config, tiny_cohort, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_parts_and_goes_on(train, tmp_path, monkeypatch, capsys):
     assert train("soft") == 0
     record = read_record(tmp_path / "soft")

@@ -37,6 +37,7 @@ def results_on(space, settings):
     return losses, state.params, jax.device_get(validated)
 
 
+@pytest.mark.slow
 def test_a_volume_on_four_devices_gives_the_same_results():
     """Convolutions over the cuts, pooling, upsampling and normalisation, whose statistics are of the whole volume."""
     one, four = (results_on(space, settings_with(norm="instance")) for space in (1, 4))

@@ -52,6 +52,7 @@ def unmoved(before, after):
     return [jax.tree_util.keystr(path) for (path, old), new in pairs if np.array_equal(old, new)]
 
 
+@pytest.mark.slow
 def test_a_residual_encoder_trains_alike_on_one_device_and_on_four():
     settings = Settings(model=RESIDUAL_ENCODER, conv="direct")
     losses, before, after = two_steps(settings, 1, 1)
@@ -62,6 +63,7 @@ def test_a_residual_encoder_trains_alike_on_one_device_and_on_four():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), split_after, after)
 
 
+@pytest.mark.slow
 def test_gates_and_axes_train_in_bfloat16_with_recomputation():
     losses, before, after = two_steps(Settings(model=GATED, conv="direct", dtype="bfloat16", remat=True), 1, 1)
     assert np.all(np.isfinite(losses))
