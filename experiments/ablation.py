@@ -158,7 +158,7 @@ def evaluate(folder: pathlib.Path, rung: Rung, before: Rung) -> int:
     rows, problems = [], []
     for fold in range(_FOLDS.value):
         source, run = folder / before.name / f"fold_{fold}", folder / rung.name / f"fold_{fold}"
-        if not run.is_dir():
+        if not run.is_dir() or _network_of(run) != _network_of(source):
             _copy(source, run, rung.settings)
         record = read_record(run)
         if not is_evaluated(record, choose_step(run, "best")):
@@ -168,6 +168,12 @@ def evaluate(folder: pathlib.Path, rung: Rung, before: Rung) -> int:
     for problem in problems:
         print(f"not scored: {problem}", file=sys.stderr)
     return int(bool(problems))
+
+
+def _network_of(run: pathlib.Path) -> tuple[int, str]:
+    """The step of the best checkpoint, and its checksums."""
+    step = choose_step(run, "best")
+    return step, (run / "checkpoints" / str(step) / "checksums.json").read_text(encoding="utf-8")
 
 
 def _copy(source: pathlib.Path, run: pathlib.Path, settings: Mapping[str, Any]) -> None:
@@ -190,14 +196,14 @@ def _arrays_of(rung: Rung) -> str:
 
 def line(folder: pathlib.Path, rung: Rung, before: Rung | None) -> list[str]:
     """The cells of a rung."""
-    numbers = of_patients(folder, rung)
+    patients, numbers = of_patients(folder, rung)
     cells = []
     for metric in METRICS:
         cell = interval(describe(numbers[metric]), 1 if metric.endswith("_mm") else 3)
         if before is not None and metric == "dice":
-            others = of_patients(folder, before)[metric]
-            alike = len(others) == len(numbers[metric])  # else a case could not be scored
-            cell += f" | {interval(describe(np.subtract(numbers[metric], others)), 3, '+') if alike else '-'}"
+            others, then = of_patients(folder, before)
+            alike = others == patients  # else a case could not be scored
+            cell += f" | {interval(describe(np.subtract(numbers[metric], then[metric])), 3, '+') if alike else '-'}"
         elif metric == "dice":
             cell += " | "
         cells.append(cell)
@@ -206,12 +212,13 @@ def line(folder: pathlib.Path, rung: Rung, before: Rung | None) -> list[str]:
     return [rung.name, *cells, f"{seconds_a_step(run):.2f}" if rung.trains else "", f"{parameters(settings) / 1e6:.2f}"]
 
 
-def of_patients(folder: pathlib.Path, rung: Rung) -> dict[str, list[float]]:
-    """Metric -> mean over the regions of each patient, in the order of their names."""
+def of_patients(folder: pathlib.Path, rung: Rung) -> tuple[list[str], dict[str, list[float]]]:
+    """The patients, and metric -> mean over the regions of each."""
     record = read_record(folder / rung.name / "fold_0")
     rows = sorted(tables.read_csv(folder / rung.name / "cases.csv"), key=lambda row: str(row["case"]))
     patients = {name: case.patient for name, case in record.cases.items()}
-    return cross_validate.by_patient(rows, patients)[cross_validate.MEAN]
+    names = list(dict.fromkeys(patients[str(row["case"])] for row in rows))
+    return names, cross_validate.by_patient(rows, patients)[cross_validate.MEAN]
 
 
 def seconds_a_step(run: pathlib.Path) -> float:

@@ -22,14 +22,17 @@ import pathlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 from benchmarking import interval
+from flax.traverse_util import flatten_dict
 
 from jaxbrats import commands
 from jaxbrats import main as train_program
 from jaxbrats.config import load_config
+from jaxbrats.config.settings import Settings
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.statistics import PRINTED, Summary, describe
@@ -46,6 +49,10 @@ _CONFIG = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the folds and the tables.", required=True, flag_values=FLAGS)
 _FOLDS = flags.DEFINE_integer("folds", 5, "Folds.", lower_bound=2, flag_values=FLAGS)
+
+# From fold to fold: the patients, the place and the machine, and what each fold begins with.
+MAY_DIFFER = {"data.fold", "data.dir", "data.raw_dir", "data.workers", "init_from", "conv", "remat", "deterministic"}
+MAY_DIFFER |= {"mesh.data", "mesh.space", "gpu_memory_fraction", "tracking"}
 
 MEAN = f"mean of {', '.join(REGIONS)}"
 
@@ -91,11 +98,26 @@ def is_scored(run: pathlib.Path) -> bool:
 
 
 def check_folds(records: Sequence[RunRecord]) -> None:
-    """Makes sure that every case is validated by one fold, and by one alone.
+    """Makes sure that every case is validated by one fold, and by one alone, of one recipe and scored in one way.
 
     Raises:
-        InputError: the folds were trained on different arrays, or are not folds of one division.
+        InputError: the folds were trained on different arrays or with different settings, are not of one division,
+            or some are scored on whole volumes and others on arrays.
     """
+    first, scored = _recipe(records[0].settings), [read_summary(record.workdir).get("scored") for record in records]
+    for record, how in zip(records, scored, strict=True):
+        if how != scored[0]:
+            problem = f"was scored on {how}, {records[0].workdir} on {scored[0]}"
+            hint = "Run jaxbrats evaluate of both where the cohort's files are"
+            raise InputError(problem, file=record.workdir, hint=hint)
+        recipe = _recipe(record.settings)
+        if different := [name for name in first if recipe[name] != first[name]]:
+            name = different[0]
+            raise InputError(
+                f"was trained with config.{name} = {recipe[name]}, {records[0].workdir} with {first[name]}",
+                file=record.workdir,
+                hint="Give the config that all folds were trained with, or another --workdir",
+            )
     for record in records[1:]:
         if record.cases != records[0].cases:
             raise InputError(
@@ -109,6 +131,12 @@ def check_folds(records: Sequence[RunRecord]) -> None:
             f"expected each case to be validated by one fold, found {wrong[0]} validated by {times[wrong[0]]}",
             file=records[0].workdir.parent,
         )
+
+
+def _recipe(settings: Settings) -> dict[str, Any]:
+    """What all folds have in common: the settings by dotted name, without patients, places and machines."""
+    flat = flatten_dict(settings.to_dict(), sep=".")
+    return {name: value for name, value in flat.items() if name not in MAY_DIFFER}
 
 
 def scores(record: RunRecord) -> list[Row]:

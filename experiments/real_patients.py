@@ -51,7 +51,7 @@ def main() -> int:
     """Predicts, scores, prints and writes; 1 if a case could not be used."""
     prepare_jax()
     runs = [pathlib.Path(run) for run in _WORKDIR.value]
-    _check_folds(runs)
+    tune_postprocess.check_folds(runs)
     problems: list[InputError] = []
     tasks = itertools.chain.from_iterable(
         ((run, prediction) for prediction in tune_postprocess.predictions(run, _STEP.value, problems)) for run in runs
@@ -90,17 +90,6 @@ def main() -> int:
     for problem in problems:
         print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0
-
-
-def _check_folds(runs: Sequence[pathlib.Path]) -> None:
-    """Refuses runs that validate on the same case: they are no folds of one cross-validation."""
-    validated: dict[str, int] = {}
-    for number, run in enumerate(runs):
-        for case in read_record(run).split.val:
-            if validated.setdefault(case, number) != number:
-                problem = f"validates on the same patient as {runs[validated[case]]}"
-                hint = "Give the folds of one cross-validation, each once"
-                raise InputError(problem, case=case, file=run, hint=hint)
 
 
 def _score(task: tuple[pathlib.Path, tune_postprocess.Predicted]) -> tuple[np.ndarray, list[float]]:

@@ -56,6 +56,19 @@ VOLUMES = (HOLES, COMPONENTS, CORES, ENHANCING)
 GRID = [Postprocessing(*volumes) for volumes in itertools.product(*VOLUMES)]
 
 
+def check_folds(runs: Sequence[pathlib.Path]) -> None:
+    """Refuses runs that validate on the same patient: they are no folds of one cross-validation."""
+    validated: dict[str, int] = {}
+    for number, run in enumerate(runs):
+        record = read_record(run)
+        for name in record.split.val:
+            patient = record.cases[name].patient
+            if validated.setdefault(patient, number) != number:
+                problem = f"validates on the same patient as {runs[validated[patient]]}"
+                hint = "Give the folds of one cross-validation, each once"
+                raise InputError(problem, case=name, file=run, hint=hint)
+
+
 def predictions(
     workdir: pathlib.Path, step: str, problems: list[InputError], head: Head | None = None
 ) -> Iterator[Predicted]:

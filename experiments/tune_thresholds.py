@@ -109,6 +109,7 @@ def main() -> int:
     """Predicts, scores, prints and writes; 1 if a case could not be used."""
     prepare_jax()
     runs = [pathlib.Path(run) for run in _WORKDIR.value]
+    tune_postprocess.check_folds(runs)
     trained_as = [read_record(run).settings for run in runs]
     for run, of_run in zip(runs, trained_as, strict=True):
         if of_run.model.head != "regions":

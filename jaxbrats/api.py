@@ -105,8 +105,9 @@ def segment(case: str | pathlib.Path, run: str | pathlib.Path = "demo") -> tuple
     """
     use_compiled_convolution()
     network, cohort = find_network(run), find_cases(case)
-    if len(cohort.cases) != 1:
-        problem = f"holds {len(cohort.cases)} cases, expected one"
+    if len(cohort.cases) != 1 or cohort.problems:
+        unusable = f" that can be used and {len(cohort.problems)} that cannot" if cohort.problems else ""
+        problem = f"holds {len(cohort.cases)} cases{unusable}, expected one"
         hint = cohort.problems[0].problem if cohort.problems else "Give one case's folder, or use jaxbrats predict"
         raise InputError(problem, file=pathlib.Path(case), hint=hint)
     (result,) = predict_cases(cohort.cases, Predictor.of(network), network, None)

@@ -76,6 +76,8 @@ def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fl
         raise InputError(" ".join(str(error).split()), hint="See jaxbrats train --help") from error
     if values.config is None:
         raise InputError("--config=FILE is needed, for example --config=configs/unet3d.py")
+    if values.workdir == "":
+        raise InputError("--workdir= names no folder", hint="Is a variable of the command not set?")
     if extra:
         raise InputError(f"unexpected argument '{extra[0]}'; settings are written --config.NAME=VALUE")
     path, named = split_arguments(values.config)

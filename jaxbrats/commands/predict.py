@@ -43,7 +43,7 @@ from jaxbrats.model.heads import Head, RegionsHead
 from jaxbrats.report.label_tables import write_label_tables
 from jaxbrats.report.overlays import plot_overlay
 from jaxbrats.runs.networks import run_network
-from jaxbrats.runs.record import read_record
+from jaxbrats.runs.record import has_record, read_record
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import disk_error
 
@@ -142,6 +142,9 @@ def main() -> int:
     }
     cohort = find_cases(_INPUT.value)
     folder = pathlib.Path(_OUTPUT.value)
+    if folder.name == "predictions" and has_record(folder.parent):
+        hint = "Choose another --output"
+        raise InputError("is where jaxbrats evaluate leaves what it predicts of its cases", file=folder, hint=hint)
     problems: list[InputError] = list(cohort.problems)
     without_picture: list[InputError] = []
     predictor = Predictor(networks, first.window, inference.overlap, _BATCH.value, inference.mirror)

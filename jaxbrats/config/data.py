@@ -1,6 +1,7 @@
 """Settings of the data: where it lies, how it is preprocessed, which patients validate."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from jaxbrats.config.channels import Modality, check_derived
@@ -83,7 +84,8 @@ class Data:
         need(fits, f"data.patch is no larger than data.crop, {self.crop}", patch)
         need(0 <= self.foreground <= 1, "data.foreground lies between 0 and 1", self.foreground)
         spacing = self.spacing
-        need(spacing is None or min(spacing) > 0, "data.spacing needs three sizes in mm above 0", spacing)
+        fits = spacing is None or all(0 < size < math.inf for size in spacing)
+        need(fits, "data.spacing needs three sizes in mm above 0", spacing)
         fraction = self.val_fraction
         need(fraction is None or 0 < fraction < 1, "data.val_fraction lies between 0 and 1", fraction)
         need(self.split_seed is None or self.split_seed >= 0, "data.split_seed must be 0 or more", self.split_seed)

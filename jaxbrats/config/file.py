@@ -33,11 +33,9 @@ def load_config(name: str | pathlib.Path, changes: Iterable[tuple[str, str]] = (
     path, arguments = split_arguments(name)
     if not path.is_file():
         raise InputError("is not there", file=path, hint="Give --config a file, such as configs/unet3d.py")
-    values = complete(_of_run(path) if path.suffix == ".json" else _of_python(path), path)
-    named = [(_full_name(key), text) for key, text in arguments]
-    changes = [*named, *changes]
-    if path.suffix == ".json" and any(key in _DRAWS for key, _ in changes):
-        values["data"]["split"] = ""
+    changes = [*((_full_name(key), text) for key, text in arguments), *changes]
+    drawn_anew = any(key in _DRAWS for key, _ in changes)
+    values = complete(_of_run(path, drawn_anew) if path.suffix == ".json" else _of_python(path), path)
     for key, text in changes:
         *groups, last = key.split(".")
         value = typed.read(typed.type_of(Settings, key), text, f"config.{key}")
@@ -67,14 +65,16 @@ def _full_name(end: str) -> str:
     return names[0] if len(names) == 1 else end
 
 
-def _of_run(path: pathlib.Path) -> dict:
+def _of_run(path: pathlib.Path, drawn_anew: bool) -> dict:
+    """The settings of a run: its patients on each side or, where one of `_DRAWS` is changed, the others of these."""
     record = read_json(path, hint="Restore it, or give --config a FILE.py")
     try:
         values, data = record["settings"], record["data"]
         arrays = path.parent / data["dir"]
         values["data"]["dir"] = str(arrays) if arrays.is_dir() else ""
         # The same patients on each side, whatever the arrays' folder proposes by now.
-        values["data"] |= {"split": str(path), "val_fraction": None, "split_seed": None, "fold": None}
+        same = {"split": str(path), "val_fraction": None, "split_seed": None, "fold": None}
+        values["data"] |= {"split": ""} if drawn_anew else same
     except (KeyError, TypeError) as error:
         raise InputError("is not the config.json of a run", file=path, hint="Give --config one, or FILE.py") from error
     return values

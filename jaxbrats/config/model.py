@@ -41,7 +41,7 @@ class Model:
         features: Channels of each level, from the full size to the bottom; their number is the depth.
         norm: Normalisation after each convolution.
         activation: Activation function after each normalisation.
-        dropout: Dropout rate of each level, or one for all.
+        dropout: Dropout rate of each level, or one for all, between the two convolutions of a block.
         head: What the output means: a softmax over the labels, or a sigmoid for each of the regions WT, TC and ET.
         thresholds: Probability of WT, TC and ET above which a voxel belongs to it, with the head regions.
         block: What encoder and bottom are made of: plain, two convolutions; single, one; residual, two and a shortcut.

@@ -83,7 +83,7 @@ def preprocess_cohort(
     """
     raw, out = pathlib.Path(raw_dir), pathlib.Path(out_dir)
     cohort = find_cases(raw, settings.modalities, settings.incomplete)
-    problems = {problem.case or str(problem.file): problem for problem in cohort.problems}
+    problems = cohort.unusable(raw)
     everything = [*(case.name for case in cohort.cases), *problems]
     names = shard.share(everything)
     frame = cohort_frame(cohort.cases, settings.spacing)
@@ -94,7 +94,7 @@ def preprocess_cohort(
     }
     with _at_work(out, shard):
         with held_briefly(out, "manifest"):
-            records, tasks = _plan(raw, out, settings, frame, head, cohort.cases, shard, set(names))
+            records, tasks = _plan(raw, out, settings, frame, head, cohort.cases, shard, set(names), set(everything))
             records |= {name: {"status": FAILED, "reason": str(problems[name])} for name in names if name in problems}
             writer = ManifestWriter(out, head, names, records, shard, files.fingerprint(everything))
             if shard == WHOLE:
@@ -152,6 +152,7 @@ def _plan(
     cases: Iterable[Case],
     shard: Shard,
     names: set[str],
+    everything: set[str],
 ) -> tuple[dict[str, dict[str, Any]], list[_Task]]:
     """The records that hold or may hold, and the work that is left; deletes arrays that are of no use."""
     manifests = _manifests(out, head, shard)
@@ -186,14 +187,16 @@ def _plan(
         kept = record["status"] == KEPT
         if not agree(sources, record["sources"], STAT) or (kept and stat_of(out, case.name) != record["stat"]):
             tasks.append(_Task(case, sources, settings, frame, out, record))
-    _delete_arrays(
-        out,
-        (
-            name
-            for name, record in old.items()
-            if record["status"] == KEPT and record is not records.get(name) and (shard == WHOLE or name in names)
-        ),
+    # Of no use to any shard are the arrays that one has made of a case that is no longer there.
+    withdrawn = {name for manifest in manifests if "cohort" in manifest for name in manifest["cases"]} - everything
+    unused = (
+        name
+        for name, record in old.items()
+        if record["status"] == KEPT
+        and record is not records.get(name)
+        and (shard == WHOLE or name in names or name in withdrawn)
     )
+    _delete_arrays(out, unused)
     return records, tasks
 
 

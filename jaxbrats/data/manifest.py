@@ -229,10 +229,14 @@ def holds_its_arrays(data_dir: pathlib.Path, case: str, record: Mapping[str, Any
 
 
 def raw_path(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path) -> str:
-    """Where the cohort is, as `raw` in the manifest has it."""
+    """Where the cohort is, as `raw` in the manifest has it: seen from the arrays where both lie in one folder.
+
+    Of arrays that are a link, `..` is elsewhere: then the whole path.
+    """
     raw, data = pathlib.Path(raw_dir).absolute(), pathlib.Path(data_dir).absolute()
-    near = raw.is_relative_to(data.parent)
-    return pathlib.PurePath(os.path.relpath(raw, data)).as_posix() if near else str(raw)
+    relative = os.path.relpath(raw, data)
+    near = raw.is_relative_to(data.parent) and (data / relative).resolve() == raw.resolve()
+    return pathlib.PurePath(relative).as_posix() if near else str(raw)
 
 
 class ManifestWriter:

@@ -35,6 +35,11 @@ class Difference:
     what: str
 
 
+def is_gone(raw_dir: pathlib.Path) -> bool:
+    """Whether a cohort is not there, or an empty folder in its place, as where nothing is mounted."""
+    return not raw_dir.exists() or (raw_dir.is_dir() and not any(raw_dir.iterdir()))
+
+
 def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, settings: Preprocessing) -> list[Difference]:
     """How a cohort differs from the one that a folder of arrays was made from; changes nothing.
 
@@ -56,10 +61,10 @@ def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, setti
             found.append(Difference(case.name, "new"))
         elif not is_same(case, settings.present(case), raw, records[case.name].get("sources")):
             found.append(Difference(case.name, "changed"))
-    problems = {problem.case or str(problem.file) for problem in cohort.problems}
+    problems = cohort.unusable(raw)
     found += [Difference(name, "new") for name in problems if name not in records]
     found += [Difference(name, "changed") for name in problems if records.get(name, {}).get("status", FAILED) != FAILED]
-    there = problems | {case.name for case in cohort.cases}
+    there = problems.keys() | {case.name for case in cohort.cases}
     return found + [Difference(name, "gone") for name in records if name not in there]
 
 

@@ -112,7 +112,7 @@ def network_of(settings: Settings, frame: Frame | None, workdir: pathlib.Path, s
 
 
 def check_ensemble(networks: Sequence[Network]) -> None:
-    """Refuses networks whose predictions, in windows of the first one's size, cannot be averaged.
+    """Refuses networks whose predictions, in windows of one size, cannot be averaged.
 
     Raises:
         InputError: they differ in head, preprocessing, the frame of their training cases, or how they are applied; or
@@ -129,6 +129,7 @@ def check_ensemble(networks: Sequence[Network]) -> None:
     for network in networks[1:]:
         for what, hint in (
             ("head", "Predict with each by itself, or give --thresholds for all where nothing else differs"),
+            ("window", "Give --window, which then is for all"),
             ("inference", "Give --window, --overlap and --mirror, which then are for all"),
             ("postprocessing", "Tune them together with experiments/tune_postprocess.py, or give --nopostprocess"),
         ):

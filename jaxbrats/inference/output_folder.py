@@ -27,7 +27,7 @@ from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json, write_json
 from jaxbrats.system.locks import locked
 
-_NAME, _VERSION = "predictions.json", 1
+NAME, _VERSION = "predictions.json", 1
 _PENDING, _FAILED, _DONE = "pending", "failed", "done"
 _PACKAGES = ("jaxbrats", "jax", "jaxlib", "flax", "numpy", "nibabel")
 _OTHER_FOLDER = "Choose another --output, or empty this folder"
@@ -68,10 +68,10 @@ class OutputFolder:
         cases: Sequence[Case],
         files_of: Callable[[str], Sequence[str]],
     ) -> None:
-        self._path = folder / _NAME
+        self._path = folder / NAME
         self._made, self._cases = made, {}
         present = {path.name for path in folder.iterdir()}
-        if _NAME in present:
+        if NAME in present:
             before = _read(self._path)
             _check_same(before, made, self._path)
             self._cases = before["cases"]

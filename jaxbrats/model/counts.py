@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class Counts(NamedTuple):
-    """Voxel counts from which every training score follows; int32, so exact up to 2^31 voxels.
+    """Voxel counts from which every training score follows; int32, so exact up to 2^30 voxels.
 
     `jax.tree.map(lambda count: count.sum(0), counts)` gives those of a whole batch.
 

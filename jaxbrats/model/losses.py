@@ -76,12 +76,12 @@ def soft_dice_loss(
         channel_weights: K numbers, of which only the ratios matter; None weighs all alike.
         smooth: Added to numerator and denominator.
         per: Whether the sums run over the batch together, or over each case, whose coefficients are then averaged.
-        squared: Whether probabilities are squared in the denominator, as in the paper.
+        squared: Whether both are squared in the denominator, as in the paper. Targets of 0 and 1 stay what they are.
     """
     space = _space(per)
     intersection = jnp.sum(probabilities * targets, axis=space)
-    predicted = jnp.sum(jnp.square(probabilities) if squared else probabilities, axis=space)
-    dice = (2 * intersection + smooth) / (predicted + jnp.sum(targets, axis=space) + smooth)
+    predicted, true = (jnp.sum(jnp.square(part) if squared else part, axis=space) for part in (probabilities, targets))
+    dice = (2 * intersection + smooth) / (predicted + true + smooth)
     return _one_minus_mean(dice, channel_weights)
 
 

@@ -5,7 +5,8 @@ RUN/evaluation/cases.csv       a row for each case and region
 RUN/evaluation/summary.json    mean, sd, median, ... of each region and metric; of which checkpoint and which cases
 RUN/figures/overlay_*.png      image, truth and prediction, from the worst case to the best
 
-All of these are of one evaluation: they take the place of an earlier one's when it is done, the summary last.
+All of these are of one evaluation: they take the place of an earlier one's when it is done, the summary last, and the
+report of that one is deleted.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from jaxbrats.data.arrays import ArrayCase, identified, identify
 from jaxbrats.data.dataset import Dataset, read_dataset
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case
-from jaxbrats.data.sources import case_of
+from jaxbrats.data.sources import case_of, is_gone
 from jaxbrats.evaluation import statistics, tables
 from jaxbrats.evaluation.evaluate import (
     CaseScores,
@@ -31,6 +32,7 @@ from jaxbrats.evaluation.evaluate import (
     score,
 )
 from jaxbrats.evaluation.volumes import ScoredArrays, ScoredCase, ScoredFiles
+from jaxbrats.inference import output_folder
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.report.ranked import draw_overlays
@@ -67,9 +69,9 @@ def evaluate_run(
         return _evaluate(record, step, dataset, own)
 
 
-def is_evaluated(record: RunRecord, step: int) -> bool:
-    """Whether the run's summary is of this checkpoint and post-processing, on all its validation cases and without a
-    problem.
+def is_evaluated(record: RunRecord, step: int, dataset: Dataset | None = None) -> bool:
+    """Whether the run's summary is of this checkpoint and post-processing, on all its validation cases, without a
+    problem and, where `dataset` has the files that the arrays were made from, on these.
     """
     summary = read_summary(record.workdir)
     own = files.fingerprint(record.cases[name] for name in record.split.val)
@@ -77,7 +79,8 @@ def is_evaluated(record: RunRecord, step: int) -> bool:
     # A summary that does not say is of a time when evaluation did none.
     done = summary.get("postprocessing", dataclasses.asdict(Postprocessing()))
     found = (summary.get("step"), summary.get("fingerprint"), summary.get("problems"), done)
-    return found == (step, own, [], dataclasses.asdict(asked))
+    as_well_as_can_be = summary.get("scored") != "arrays" or dataset is None or not _has_files(dataset)
+    return found == (step, own, [], dataclasses.asdict(asked)) and as_well_as_can_be
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
@@ -98,7 +101,8 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
 
     Raises:
         InputError: no arrays there, or arrays preprocessed otherwise than the run's, or of cases that lack modalities
-            which the network cannot do without.
+            which the network cannot do without; or arrays in another frame whose files are not there to be brought to
+            the run's.
     """
     dataset = read_dataset(record.data_dir if data_dir is None else data_dir)
     trained_with = Preprocessing.of(record.settings.data).of_images()
@@ -116,6 +120,13 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
                 file=dataset.folder,
                 hint=f"Preprocess again with --{name} as the run's",
             )
+    if record.frame and dataset.frame and not record.frame.is_like(dataset.frame) and not _has_files(dataset):
+        raise InputError(
+            f"holds arrays that are {dataset.frame}, the run was trained on {record.frame}, and the files they were "
+            f"made from are not at {dataset.raw_dir}",
+            file=dataset.folder,
+            hint="Bring the files back there: the network's predictions are then brought to them",
+        )
     return dataset
 
 
@@ -140,6 +151,9 @@ def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]
 
 
 def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
+    if (other := record.workdir / "predictions" / output_folder.NAME).exists():
+        hint = "Move the folder elsewhere: an evaluation leaves its own predictions there"
+        raise InputError("holds what jaxbrats predict wrote", file=other.parent, hint=hint)
     network = run_network(record, step)
     problems: list[InputError] = []
     cases = cases_to_score(record, dataset, own, problems)
@@ -157,8 +171,8 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         rows = [row for result in scored for row in result.rows]
         summary = statistics.summarise(rows)
         # The last evaluation ends with its predictions; this one counts when its summary is there.
-        for name in ("summary.json", "cases.csv"):
-            (record.workdir / "evaluation" / name).unlink(missing_ok=True)
+        for name in ("evaluation/summary.json", "evaluation/cases.csv", "report.html"):
+            (record.workdir / name).unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
     names = {result.case for result in scored}
     cases = [case for case in cases if case.name in names]
@@ -216,7 +230,7 @@ def cases_to_score(record: RunRecord, dataset: Dataset, own: bool, problems: lis
 
 def raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[InputError]) -> dict[str, Case] | None:
     """The files that arrays were made from; None where they are not known. Changed ones go to `problems`."""
-    if dataset.raw_dir is None or not dataset.raw_dir.is_dir():
+    if not _has_files(dataset):
         return None
     found = {}
     for case in cases:
@@ -225,6 +239,10 @@ def raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[Input
         except InputError as problem:
             problems.append(problem)
     return found
+
+
+def _has_files(dataset: Dataset) -> bool:
+    return dataset.raw_dir is not None and not is_gone(dataset.raw_dir)
 
 
 def predicted(

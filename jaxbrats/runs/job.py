@@ -14,7 +14,7 @@ from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import Dataset, array_shape, array_shapes, read_dataset
 from jaxbrats.data.manifest import has_manifest, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.sources import differences
+from jaxbrats.data.sources import differences, is_gone
 from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
 from jaxbrats.model.losses import make_loss
@@ -135,8 +135,7 @@ def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessin
         )
     if missing := manifest.get("missing"):
         print(f"{data_dir}: its preprocessing is not finished, missing shard {', '.join(missing)}; doing it now")
-    gone = not raw_dir.exists() or (raw_dir.is_dir() and not any(raw_dir.iterdir()))  # as where nothing is mounted
-    if gone and (data_dir / manifest["raw"]).resolve() == raw_dir.resolve():
+    if is_gone(raw_dir) and (data_dir / manifest["raw"]).resolve() == raw_dir.resolve():
         return bool(manifest["finished"])  # the cohort may be elsewhere by now; the arrays are all that is needed
     if manifest["finished"] and (unlike := differences(raw_dir, data_dir, preprocessing)):
         first = unlike[0]
@@ -258,15 +257,17 @@ def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outc
     from jaxbrats.evaluation.statistics import summary_table
     from jaxbrats.report.curves import plot_curves
     from jaxbrats.runs.evaluate import evaluate_run, is_evaluated
-    from jaxbrats.runs.report import report_run
+    from jaxbrats.runs.report import REPORT, report_run
 
-    workdir = record.workdir
-    if not outcome.trained and is_evaluated(record, checkpoints.choose_step(workdir, "best")):
+    workdir, problems = record.workdir, []
+    evaluated = not outcome.trained and is_evaluated(record, checkpoints.choose_step(workdir, "best"), dataset)
+    if evaluated and (workdir / REPORT).exists():
         print(f"{workdir}: this run is finished ({outcome.epochs} epochs, {outcome.step} steps); nothing to do")
         return []
     plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
-    summary, problems = evaluate_run(workdir, data_dir=dataset.folder)
-    print(summary_table(summary))
+    if not evaluated:
+        summary, problems = evaluate_run(workdir, data_dir=dataset.folder)
+        print(summary_table(summary))
     page, unshown = report_run(workdir)
     print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")
     return [*problems, *unshown]

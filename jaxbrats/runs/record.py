@@ -34,8 +34,8 @@ from jaxbrats.system.files import fingerprint, read_json, write_json, write_text
 
 _RECORD, _STARTS = "config.json", "starts.jsonl"
 
-# What may differ when a run goes on: how long, how often saved, and on which machine, but nothing that its results
-# follow from. A batch split over other devices is the same batch. Where the data lies may change, but not what it is.
+# What may differ when a run goes on: how long, how often saved, and on which machine. A batch split over other devices
+# is the same batch. Where the data lies may change, but not what it is.
 _MAY_CHANGE = {
     "num_epochs",
     "early_stop",
@@ -52,6 +52,8 @@ _MAY_CHANGE = {
     "data.split",  # is compared by what it holds
     "data.workers",
 }
+# What of these changes the last digits of a run's numbers.
+_DIGITS = ("mesh.data", "mesh.space", "remat", "deterministic")
 # What the arrays decide, whatever the config says.
 _OF_THE_ARRAYS = {f"data.{field.name}" for field in dataclasses.fields(Preprocessing)}
 # What a split that is named, and compared by what it holds, takes the place of.
@@ -235,8 +237,12 @@ def add_start(
 
 
 def unlike_last_start(record: RunRecord, settings: Settings) -> list[str]:
-    """In words, what differs between this start and the last in ways that change the last digits of its numbers."""
-    last, now = (_starts(record.workdir) or [record.content])[-1], provenance(settings.conv)
+    """In words, what differs between this start and the last in ways that change its numbers or their digits.
+
+    A schedule ends with the last epoch: asked for more of them, it gives each step that is left another learning rate.
+    """
+    starts, now = _starts(record.workdir), provenance(settings.conv)
+    last = starts[-1] if starts else record.content
     unlike = []
     if last["code"].get("sha256") != now["code"]["sha256"]:
         unlike.append(f"jaxbrats {now['code']['version']} with other code than before ({_commits(last, now)})")
@@ -250,6 +256,14 @@ def unlike_last_start(record: RunRecord, settings: Settings) -> list[str]:
         for name, value in now["machine"].items()
         if last["machine"].get(name) != value
     ]
+    then = _by_name(record.settings) | (starts[-1]["settings"] if starts else {})
+    here = _by_name(settings)
+    unlike += [
+        f"config.{name} {here[name]} (before {then.get(name)})" for name in _DIGITS if then.get(name) != here[name]
+    ]
+    if settings.schedule != "constant" and then["num_epochs"] != settings.num_epochs:
+        follows = f"from which the learning rates of config.schedule = {settings.schedule} follow"
+        unlike.append(f"config.num_epochs {settings.num_epochs} (before {then['num_epochs']}), {follows}")
     return unlike
 
 

@@ -51,6 +51,7 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
     """
     folder = (workdir / _FOLDER).absolute()
     if jax.process_index() == 0:
+        _take_back_deleted(folder)
         _set_aside_damaged(folder)
         _empty_deleted(folder)
     if jax.process_count() > 1:
@@ -237,9 +238,20 @@ def _write_checksums_of_new(folder: pathlib.Path) -> None:
 
 
 def _empty_deleted(folder: pathlib.Path) -> None:
-    """Deletes the checkpoints that Orbax renamed away."""
+    """Deletes the checkpoints that Orbax renamed away, but not one whose place another has not taken yet."""
     if jax.process_index() == 0:
-        shutil.rmtree(folder / _DELETED, ignore_errors=True)
+        for step in _steps(folder / _DELETED):
+            if step <= max(_steps(folder), default=-1):
+                shutil.rmtree(folder / _DELETED / str(step), ignore_errors=True)
+        with contextlib.suppress(OSError):  # it is not there, or not empty
+            (folder / _DELETED).rmdir()
+
+
+def _take_back_deleted(folder: pathlib.Path) -> None:
+    """Brings back the newest checkpoint where a run ended after it was renamed away and before it was written again."""
+    step = max(_steps(folder / _DELETED), default=-1)
+    if step > max(_steps(folder), default=-1):
+        (folder / _DELETED / str(step)).rename(folder / str(step))
 
 
 def _set_aside_damaged(folder: pathlib.Path) -> None:

@@ -215,7 +215,8 @@ def _check_loader(saved: Mapping[str, Any], expected: Mapping[str, Any], workdir
 def _check_length(plan: Plan, start: int, workdir: pathlib.Path) -> None:
     if start > plan.total_steps:
         raise InputError(
-            f"this run has done {plan.epochs_completed(start)} epochs; config.num_epochs asks for {plan.num_epochs}",
+            f"this run has done {start} steps; config.num_epochs = {plan.num_epochs} asks for {plan.total_steps}",
             file=workdir,
-            hint="Give config.num_epochs the number it has done or a larger one, or choose another --workdir",
+            hint=f"Give config.num_epochs {-(-start * plan.num_epochs // plan.total_steps)} or more, or choose another "
+            "--workdir",
         )

@@ -89,7 +89,8 @@ def find_input_kernels(model: UNet3D, channels: int) -> set[Key]:
         variables = jax.eval_shape(model.init, jax.random.key(0), smallest_image(model, count))
         return {key: leaf.shape for key, leaf in flatten_dict(variables).items()}
 
-    larger = shapes(channels + 1)
+    # Of as many as a level has, a residual block would have no projection.
+    larger = shapes(max(channels, model.features[0]) + 1)
     return {key for key, shape in shapes(channels).items() if shape != larger[key]}
 
 

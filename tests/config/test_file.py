@@ -195,6 +195,14 @@ def test_a_record_is_a_config_and_takes_arguments(tmp_path):
     read = from_config(load_config(f"{path}:fold=1"))
     assert read == dataclasses.replace(settings, data=Data(dir=str(tmp_path), fold=1))
     assert main._parse([f"--config={path}"])[1] == path.parent
+    # Another fold of the same division: what else drew the patients stays.
+    drawn = {"fold": 0, "folds": 3, "split_seed": 7, "split": "elsewhere.json"}
+    values = settings.to_dict() | {"data": settings.to_dict()["data"] | drawn}
+    path.write_text(json.dumps({"settings": values, "data": {"dir": str(tmp_path)}}))
+    data = load_config(path, [("data.fold", "1")]).data
+    assert (data.fold, data.folds, data.split_seed, data.split) == (1, 3, 7, "")
+    data = load_config(path).data
+    assert (data.fold, data.split_seed, data.split) == (None, None, str(path))
     path.write_text(json.dumps({"settings": {"data": {}, "momentum": 0.9}, "data": {"dir": ""}}))
     with pytest.raises(InputError) as caught:
         load_config(path)

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import shutil
 import threading
 import types
@@ -226,6 +227,37 @@ def test_the_advice_on_a_truncated_manifest_can_be_followed(folders):
         run(folders)
     shutil.rmtree(folders[1])
     assert statuses(run(folders)) == dict.fromkeys(NAMES, "kept")
+
+
+@pytest.mark.parametrize("beside", ["derivatives/{name}/notes.txt", "other/{name}_seg.nii.gz"])
+def test_what_lies_beside_a_whole_case_changes_nothing(folders, beside):
+    raw, out = folders
+    path = raw / beside.format(name=NAMES[1])
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert [problem.case for problem in find_cases(raw).problems] == [NAMES[1]]
+    first = run(folders)
+    assert set(statuses(first).values()) == {"kept"}
+    assert run(folders) == first and run(folders) == first
+    assert differences(raw, out, SETTINGS) == []
+
+
+def test_a_cohort_named_by_another_path_is_the_same(folders, monkeypatch):
+    raw, out = folders
+    (raw / "Task02_Heart" / "imagesTr").mkdir(parents=True)
+    (raw / "Task02_Heart" / "dataset.json").write_text("{}")
+    monkeypatch.chdir(raw.parent)
+    first = run((pathlib.Path("raw"), out))
+    assert statuses(first)["Task02_Heart/dataset.json"] == "failed"
+    assert differences(raw, out, SETTINGS) == []
+    assert statuses(run(folders)) == statuses(first)
+
+
+def test_arrays_that_are_a_link_name_the_whole_path_of_the_cohort(folders, tmp_path):
+    raw, out = folders
+    (tmp_path / "scratch" / "arrays").mkdir(parents=True)
+    out.symlink_to(tmp_path / "scratch" / "arrays")
+    assert run(folders)["raw"] == str(raw)
 
 
 def test_other_settings_redo_everything(folders):

@@ -1,6 +1,7 @@
 """Shards of a preprocessing: together they are what one run makes, in whatever order and however often they run."""
 
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -213,3 +214,14 @@ def test_the_command(five_cases, tmp_path, capsys):
     assert np.load(next(tmp_path.glob("images/*.npy"))).shape == (8, 8, 8, 3)
     assert commands.run([*arguments, "--shard=3/2"]) == 1
     assert "--shard=3/2: expected i/n" in capsys.readouterr().err
+
+
+def test_arrays_of_a_case_that_is_withdrawn_between_shards_are_deleted(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_cohort(raw, 4, (16, 16, 16), seed=0, workers=1)
+    made = [name for name, record in run(raw, out, "2/2")["cases"].items() if record["status"] == "kept"]
+    shutil.rmtree(raw / made[0])
+    run(raw, out, "1/2")
+    assert run(raw, out, "2/2")["missing"] == []
+    kept = {f"{name}.npy" for name, record in read_manifest(out)["cases"].items() if record["status"] == "kept"}
+    assert made[0] not in kept and {path.name for path in (out / "images").glob("*.npy")} == kept

@@ -57,7 +57,7 @@ def test_a_short_ladder(program, four, tiny_config, tmp_path, monkeypatch, capsy
     )
     monkeypatch.setattr(program, "LADDER", ladder)
     # Of what a run leaves, the scores alone are looked at.
-    monkeypatch.setattr("jaxbrats.runs.report.report_run", lambda workdir: (workdir, []))
+    monkeypatch.setattr("jaxbrats.runs.report.report_run", lambda run: ((run / "report.html").touch(), []))
     monkeypatch.setattr("jaxbrats.report.curves.plot_curves", lambda *_, **__: None)
     monkeypatch.setattr("jaxbrats.runs.evaluate.draw_overlays", lambda *_: [])
     monkeypatch.setattr(program, "ASIDE", (program.Rung("aside", {"seed": 7}),))

@@ -173,9 +173,12 @@ def test_the_checksum_is_of_the_parameters(network):
     assert dataclasses.replace(network, variables=jax.tree.unflatten(tree, leaves)).checksum() != network.checksum()
 
 
-def test_an_ensemble_has_a_window_that_suits_all(network):
+def test_an_ensemble_has_one_window_that_suits_all(network):
     thin = dataclasses.replace(network, window=(16, 16, 1))
-    module.check_ensemble([network, thin])
+    with pytest.raises(
+        InputError, match=r"with one window: it is \(16, 16, 1\) here and .* Give --window, which then is"
+    ):
+        module.check_ensemble([network, thin])
     with pytest.raises(InputError, match=r"windows of \(16, 16, 1\) voxels, needs multiples of \(2, "):
         module.check_ensemble([thin, network])
 

@@ -152,7 +152,9 @@ def _agrees(records: dict[str, dict], report: CohortReport) -> bool:
     expected = {name: record["status"] for name, record in records.items()}
     found = {case.name: case.status for case in report.cases}
     found |= {
-        str(error.what.file): FAILED for error in report.errors if error.what.case is None if error.kind == "files"
+        os.path.relpath(error.what.file, report.folder): FAILED
+        for error in report.errors
+        if error.what.case is None and error.kind == "files"
     }
     return found == expected and bool(report.errors) == (
         FAILED in expected.values() or len({case.patient for case in report.cases if case.status == KEPT}) < 2

@@ -115,6 +115,16 @@ def test_the_elastic_deformation_never_folds():
         assert max(np.abs(shift).max() for shift in shifts) <= 2.0 and np.std(shifts) > 0.3
 
 
+def test_what_is_all_of_one_label_stays_so():
+    soft = np.zeros((20, 20, 20, 3), np.uint8)
+    soft[4:16, 4:16, 4:16, 1] = 255
+    change = jax.jit(functools.partial(change_space, Augment(rotation=1.0, scaling=1.0)))
+    for seed in range(3):
+        image, parts = change(jax.random.key(seed), soft.astype(np.float32), soft)
+        inside = np.asarray(image) > 254.999  # the weights of an interpolation sum to 1 but for their last digits
+        assert inside.sum() > 200 and (np.asarray(parts)[inside] == 255).all()
+
+
 def test_soft_labels_are_interpolated_and_no_voxel_has_more_than_its_whole():
     labels = labels_of((12, 12, 12))
     soft = (255 * (labels[..., None] == np.array([1, 2, 3]))).astype(np.uint8)

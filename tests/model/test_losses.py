@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbrats.model.losses import categorical_focal_loss, dice_loss
+from jaxbrats.model.losses import categorical_focal_loss, dice_loss, soft_dice_loss
 
 # What segmentation_models_3D computes, written from its definition in NumPy, from probabilities and one-hot masks.
 
@@ -88,3 +88,14 @@ def test_half_precision_logits_are_summed_in_single():
     half = logits.astype(jnp.bfloat16)
     assert dice_loss(half, labels).dtype == jnp.float32
     assert np.isclose(dice_loss(half, labels), dice_loss(half.astype(jnp.float32), labels), rtol=1e-6)
+
+
+def test_squared_dice_of_parts_is_least_at_the_truth():
+    targets = jnp.full((1, 4, 4, 4, 1), 0.4)
+
+    def loss(p):
+        return float(soft_dice_loss(jnp.full_like(targets, p), targets, squared=True))
+
+    assert abs(loss(0.4)) < 1e-6
+    # 1 - 2 p t / (p^2 + t^2)
+    assert np.isclose(loss(0.6), 1 - 2 * 0.6 * 0.4 / (0.36 + 0.16), atol=1e-5)

@@ -8,7 +8,8 @@ from run_files import files_of, record_of, rewrite, starts_of, without_last_step
 
 import jaxbrats
 from jaxbrats import commands, main
-from jaxbrats.runs.record import check_settings, portable, read_record
+from jaxbrats.config.settings import Mesh
+from jaxbrats.runs.record import check_settings, portable, read_record, unlike_last_start
 from jaxbrats.system.errors import InputError
 from jaxbrats.train.logs import read_metrics
 
@@ -36,7 +37,7 @@ def test_what_it_holds(tiny_run):
         ({"model__features": "4,8"}, "config.model.features = [4, 6]; now it is [4, 8]"),
         ({"data__fold": 1}, "config.data.fold = None; now it is 1"),
         ({"data__dir": "other"}, "does not hold the case BraTS-GLI-00001-000"),
-        ({"num_epochs": 2}, "this run has done 3 epochs"),
+        ({"num_epochs": 2}, "this run has done 9 steps; config.num_epochs = 2 asks for 6. Give config.num_epochs 3 or"),
     ],
 )
 def test_a_refused_start_changes_nothing(run, tiny_data, tmp_path, train, capsys, changes, message):
@@ -71,7 +72,8 @@ def test_more_epochs_are_told_by_the_starts_and_the_record_stays(run, tiny_run, 
     assert train(run, data__dir=run / "data", num_epochs=4, data__workers=0) == 0
     captured = capsys.readouterr()
     assert "resuming after step 9 of 12" in captured.out
-    assert "not bit for bit" not in captured.err
+    because = "config.num_epochs 4 (before 3), from which the learning rates of config.schedule = cosine follow"
+    assert f"not bit for bit as if uninterrupted: {because}\n" in captured.err
     assert (run / "config.json").read_bytes() == before
     first, second = starts_of(run)
     assert (first["step"], second["step"]) == (0, 9)
@@ -80,6 +82,13 @@ def test_more_epochs_are_told_by_the_starts_and_the_record_stays(run, tiny_run, 
     old, now = read_metrics(tiny_run), read_metrics(run)
     assert now[: len(old)] == old
     assert now[-1]["epoch"] == 4
+
+
+def test_other_devices_are_said_as_what_changes_the_digits(tiny_run):
+    record = read_record(tiny_run)
+    assert unlike_last_start(record, record.settings) == []
+    settings = dataclasses.replace(record.settings, mesh=Mesh(data=2, space=1), remat=True)
+    assert unlike_last_start(record, settings) == ["config.mesh.data 2 (before 1)", "config.remat True (before False)"]
 
 
 def test_going_on_elsewhere_says_what_the_last_digits_may_differ_by(run, train, training_alone, capsys):

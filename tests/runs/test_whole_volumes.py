@@ -9,10 +9,11 @@ import pytest
 
 from jaxbrats import commands
 from jaxbrats.config.inference import Postprocessing
+from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.postprocess import write_postprocessing
-from jaxbrats.runs.evaluate import evaluate_run, is_evaluated, read_summary, scored_by
+from jaxbrats.runs.evaluate import dataset_to_score, evaluate_run, is_evaluated, read_summary, scored_by
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 
@@ -134,3 +135,53 @@ def test_a_case_whose_files_changed_is_named_and_the_others_go_on(run, tiny_coho
     assert [problem.case for problem in problems] == [first]
     assert "hold something else than it was made from" in str(problems[0])
     assert {case for case, _ in rows_of(run)} == set(others)
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder"])
+def test_an_evaluation_of_arrays_is_made_again_where_the_files_are_back(run, tiny_run, tmp_path, there):
+    (run / "data").unlink()
+    shutil.copytree(tiny_run / "data", run / "data")
+    manifest = json.loads((run / "data" / "manifest.json").read_text())
+    mounted = tmp_path / "mounted"
+    (run / "data" / "manifest.json").write_text(json.dumps(manifest | {"raw": str(mounted)}))
+    if there == "an empty folder":
+        mounted.mkdir()
+    evaluate_run(run)
+    record, step = read_record(run), read_summary(run)["step"]
+    assert read_summary(run)["scored"] == "arrays"
+    assert is_evaluated(record, step, read_dataset(run / "data"))
+    if mounted.exists():
+        mounted.rmdir()
+    mounted.symlink_to(tiny_run.parent / "raw")
+    assert not is_evaluated(record, step, read_dataset(run / "data"))
+    evaluate_run(run)
+    assert read_summary(run)["scored"] == "whole volumes"
+    assert is_evaluated(record, step, read_dataset(run / "data"))
+
+
+def test_arrays_in_another_frame_are_scored_by_their_files_alone(run, tiny_run, tiny_cohort, tmp_path):
+    data = tmp_path / "turned"
+    shutil.copytree(tiny_run / "data", data)
+    manifest = json.loads((data / "manifest.json").read_text())
+    turned = manifest["frame"] | {"orientation": "PSR"}
+    for raw in (tmp_path / "nowhere", tiny_cohort):
+        (data / "manifest.json").write_text(json.dumps(manifest | {"frame": turned, "raw": str(raw)}))
+        if raw == tiny_cohort:
+            assert dataset_to_score(read_record(run), data).folder == data
+        else:
+            with pytest.raises(InputError, match=r"arrays that are PSR, .*the run was trained on LPS, .* not at"):
+                dataset_to_score(read_record(run), data)
+
+
+def test_an_evaluation_takes_nothing_of_a_prediction_away_and_no_old_report_stands(run, tiny_cohort, capsys):
+    (run / "report.html").touch()
+    evaluate_run(run)
+    assert not (run / "report.html").exists()
+    flags = [f"--workdir={run}", f"--input={tiny_cohort}"]
+    assert commands.run(["predict", *flags, f"--output={run / 'predictions'}"]) == 1
+    assert "is where jaxbrats evaluate leaves what it predicts" in capsys.readouterr().err
+    before = read_summary(run)
+    (run / "predictions" / "predictions.json").write_text("{}")
+    with pytest.raises(InputError, match=r"predictions: holds what jaxbrats predict wrote\. Move the folder"):
+        evaluate_run(run)
+    assert read_summary(run) == before

@@ -84,6 +84,19 @@ def test_no_usable_checkpoint_is_an_error_and_nothing_is_moved(run):
     assert len(list((run / "checkpoints").iterdir())) == 3
 
 
+def test_a_checkpoint_that_was_to_be_written_again_is_not_lost(run):
+    """A kill, or a full disk, after Orbax renamed the latest away and before it is there again."""
+    folder = run / "checkpoints"
+    (folder / ".deleted").mkdir()
+    (folder / "9").rename(folder / ".deleted" / "9")
+    (folder / "3").rename(folder / ".deleted" / "3")  # an old one that is really to go
+    checkpoints._empty_deleted(folder)
+    assert [path.name for path in (folder / ".deleted").iterdir()] == ["9"]
+    assert latest(run) == 9
+    verify(folder / "9")
+    assert not (folder / ".deleted").exists()
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_another_checkpoint_is_not_used_in_silence(run, tiny_cohort, tmp_path, capsys, command):
     flip(largest_file(run / "checkpoints" / "3" / "model"))

@@ -184,5 +184,7 @@ def test_more_epochs_go_on_where_the_run_ended(train, uninterrupted, tmp_path):
     assert train(tmp_path, num_epochs=2) == (5, 2, False)
     assert train(tmp_path) == (8, 3, True)
     assert faults.of_loop(tmp_path) == uninterrupted
-    with pytest.raises(InputError, match=r"has done 3 epochs; config\.num_epochs asks for 2"):
+    with pytest.raises(
+        InputError, match=r"has done 8 steps; config\.num_epochs = 2 asks for 5\. Give config\.num_epochs 4 or"
+    ):
         train(tmp_path, num_epochs=2)

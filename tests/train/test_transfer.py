@@ -33,6 +33,14 @@ def test_the_input_kernels_are_those_of_the_first_convolution():
     assert network(1, 0)[1] == {FIRST}
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_input_kernels_of_a_residual_network_of_as_many_features(channels):
+    settings = {"features": (3, 4), "dropout": (0.0,), "block": "residual", "decoder_block": "single"}
+    model = make_model(from_config({"conv": "direct", "model": settings}))
+    found = {key[1:-1] for key in find_input_kernels(model, channels)}
+    assert found == {("encoder_0", "conv_0")} | ({("encoder_0", "projection")} if channels != 3 else set())
+
+
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_same_network_has_the_same_parameters(norm):
     (fresh, inputs), (trained, _) = network(2, 0, norm), network(2, 1, norm)

@@ -16,10 +16,19 @@ from jaxbrats.data.raw.geometry import Frame, same_spacing
 _AXES = {code: axis for axis, ends in enumerate(("RL", "AP", "SI")) for code in ends}
 
 
-def between_cases(cases: Sequence[CaseReport], settings: Preprocessing, frame: Frame | None) -> Iterator[Finding]:
-    """Warnings about cases that differ from the others, or don't where they should."""
+def between_cases(
+    cases: Sequence[CaseReport], settings: Preprocessing, frame: Frame | None, common: Frame | None
+) -> Iterator[Finding]:
+    """Warnings about cases that differ from the others, or don't where they should.
+
+    Args:
+        cases: All of the cohort.
+        settings: Of the preprocessing that is asked after.
+        frame: Of the arrays.
+        common: That of most cases.
+    """
     yield from _absent_modalities(cases, settings)
-    yield from _in_another_frame(cases, frame)
+    yield from _in_another_frame(cases, frame, common)
     yield from _duplicates(cases)
 
 
@@ -39,11 +48,11 @@ def _absent_modalities(cases: Sequence[CaseReport], settings: Preprocessing) -> 
             yield warning(kind, problem, case=case.name, file=_first(case).parent, hint=hint)
 
 
-def _in_another_frame(cases: Sequence[CaseReport], frame: Frame | None) -> Iterator[Finding]:
-    """Cases that preprocessing turns or resamples, because most lie otherwise or another spacing is asked for."""
+def _in_another_frame(cases: Sequence[CaseReport], frame: Frame | None, common: Frame | None) -> Iterator[Finding]:
+    """Cases that lie otherwise than most, so that preprocessing turns or resamples them."""
     for case in cases:
         own = next(iter(case.files.values())).frame if case.files else None
-        if own is None or frame is None or own.is_like(frame):
+        if own is None or frame is None or own.is_like(frame) or own.is_like(common):
             continue
         # Frames without an order of axes: a size for each of R-L, A-P and S-I.
         sizes, wanted = (

@@ -96,7 +96,7 @@ def check_cohort(
         *_other_problems(cohort),
         *_too_few_patients(folder, cases),
         *(finding for case in cases for finding in case.findings),
-        *between_cases(cases, settings, frame),
+        *between_cases(cases, settings, frame, cohort_frame(able, None)),
         *_strange_files(cohort),
     ]
     findings.sort(key=lambda finding: not finding.error)

@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from jaxbrats.data.labels import BRATS_2021, BRATS_2023
 from jaxbrats.data.names import LONGEST_CASE_NAME, case_name_problem, natural_key, nifti_stem, patient_of
@@ -42,8 +43,9 @@ _BRATS = {
         BRATS_2021,
     ),
 }
-# BraTS 2020 published the segmentation of BraTS20_Training_355 as W39_1998.09.19_Segm.nii.
-_ODD_LABELS = re.compile(r".*_segm(entation)?", _ANY_NAME)
+# BraTS 2020 published the segmentation of BraTS20_Training_355 as W39_1998.09.19_Segm.nii. Of other names that end so
+# it may be another segmentation, such as that of the brain.
+_ODD_LABELS = re.compile(r"w\d+_\d{4}\.\d{2}\.\d{2}_segm", _ANY_NAME)
 _CASE_FOLDER = re.compile(r"brats.*[-_]\d+", _ANY_NAME)
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
@@ -93,6 +95,18 @@ class Cohort:
     cases: list[Case]
     problems: list[InputError]
     unrecognised: tuple[pathlib.Path, ...] = ()
+
+    def unusable(self, root: pathlib.Path) -> dict[str, InputError]:
+        """The problem of each case that cannot be used and, by its path from the folder `root`, of each file of
+        no case. Not what there is beside a case that is whole, such as an empty folder of its name.
+        """
+        whole = {case.name for case in self.cases}
+        by_name = {problem.case or _relative(problem.file, root): problem for problem in self.problems}
+        return {name: problem for name, problem in by_name.items() if name not in whole}
+
+
+def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
+    return pathlib.PurePath(os.path.relpath(path, root)).as_posix()
 
 
 def find_cases(folder: str | pathlib.Path, modalities: Sequence[str] = (), incomplete: bool = False) -> Cohort:
@@ -211,7 +225,7 @@ def _output_cases(
     return cases
 
 
-def _twice(case: str, parts: Mapping[str, list[pathlib.Path]]) -> InputError | None:
+def _twice(case: str, parts: Mapping[Any, list[pathlib.Path]]) -> InputError | None:
     """Of which part of a case there are two files; None for none."""
     for paths in parts.values():
         if len(paths) > 1:
@@ -226,36 +240,45 @@ def _is_data_set(path: pathlib.Path, names: list[str]) -> bool:
 def _data_set_cases(root: pathlib.Path, image_folders: list[str], problems: list[InputError]) -> tuple[str, list[Case]]:
     """The cases of a Decathlon or nnU-Net data set: they differ in whether the files are 4-D or one a channel."""
     description = read_dataset_json(root / "dataset.json")
-    volumes: dict[tuple[str, str], dict[str, VolumeFile]] = {}
     images = {folder: _nifti_files(root / folder) for folder in image_folders}
-    stems = [stem for stemmed in images.values() for stem in stemmed]
-    channel_files = bool(stems) and all(_channel_of(stem, description) is not None for stem in stems)
-    for folder, stemmed in images.items():
-        for stem, path in stemmed.items():
-            if channel_files:
-                modality = description.channels.get(_channel_of(stem, description))
-                case = volumes.setdefault((folder, _CHANNEL.fullmatch(stem)[1]), {})
-                if modality is not None:
-                    case[modality] = VolumeFile(path)
-            else:
-                channels = description.channels.items()
-                volumes[folder, stem] = {modality: VolumeFile(path, channel) for channel, modality in channels}
     labels = {folder: _nifti_files(root / folder.replace("images", "labels")) for folder in image_folders}
+    channels = {
+        (folder, stem): None if stem in labels[folder] else _channel_of(stem, description)
+        for folder, stems in images.items()
+        for stem in stems
+    }
+    # What most are decides: one file more, of another name, belongs to no case.
+    channel_files = 2 * sum(channel is not None for channel in channels.values()) > len(channels)
+    # Of each case the files of each channel; None is that of all channels.
+    found: dict[tuple[str, str], dict[int | None, list[pathlib.Path]]] = {}
+    for (folder, stem), channel in channels.items():
+        if not channel_files:
+            found[folder, stem] = {None: images[folder][stem]}
+        elif channel is not None:
+            found.setdefault((folder, _CHANNEL.fullmatch(stem)[1]), {})[channel] = images[folder][stem]
     if any(labels.values()) and description.label_map is None:
         problem = f"expected labels that name edema, necrosis and enhancing tumour, found {description.names}"
         raise InputError(problem, file=root / "dataset.json", hint="Name the labels so, as BraTS and nnU-Net do")
     layout = "nnU-Net raw" if channel_files else "Medical Segmentation Decathlon"
     cases = []
-    for (folder, name), found in volumes.items():
-        if not found:
+    for (folder, name), parts in found.items():
+        segmentations = labels[folder].get(name, [])
+        if twice := _twice(name, {**parts, _LABELS: segmentations}):
+            problems.append(twice)
+            continue
+        volumes = {
+            modality: VolumeFile(parts[channel if channel_files else None][0], None if channel_files else channel)
+            for channel, modality in description.channels.items()
+            if not channel_files or channel in parts
+        }
+        if not volumes:
             problem = f"has none of the channels {', '.join(description.channels.values())}"
             hint = "Add their files, or name the channels in dataset.json"
             problems.append(InputError(problem, case=name, file=root / folder, hint=hint))
             continue
-        segmentation = labels[folder].get(name)
-        file = None if segmentation is None else VolumeFile(segmentation)
-        cases.append(Case(name, patient_of(name), found, file, description.label_map or {}, layout))
-    if not volumes:
+        file = VolumeFile(segmentations[0]) if segmentations else None
+        cases.append(Case(name, patient_of(name), volumes, file, description.label_map or {}, layout))
+    if not found:
         hint = "Copy the images there"
         raise InputError("the data set has no .nii or .nii.gz images", file=root / image_folders[0], hint=hint)
     return layout, cases
@@ -264,14 +287,17 @@ def _data_set_cases(root: pathlib.Path, image_folders: list[str], problems: list
 def _channel_of(stem: str, description: DatasetDescription) -> int | None:
     """The channel of CASE_0002, None where the number is none (the 4-D file BRATS_0484 of a Decathlon data set)."""
     match = _CHANNEL.fullmatch(stem)
-    return int(match[2]) if match and int(match[2]) <= max(description.channels) else None
+    return int(match[2]) if match and int(match[2]) <= description.last_channel else None
 
 
-def _nifti_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    if not folder.is_dir():
-        return {}
-    names = sorted((path.name for path in folder.iterdir() if not path.name.startswith(".")), key=natural_key)
-    return {nifti_stem(name): folder / name for name in names if nifti_stem(name)}
+def _nifti_files(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """Stem -> the files of a folder, in natural order: two where one is compressed and the other is not."""
+    found = collections.defaultdict(list)
+    names = [path.name for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+    for name in sorted(names, key=natural_key):
+        if stem := nifti_stem(name):
+            found[stem].append(folder / name)
+    return dict(found)
 
 
 def _drop_duplicate_names(cases: Iterable[Case], problems: list[InputError]) -> list[Case]:

@@ -29,11 +29,12 @@ _REGIONS = {
     "TC": ("tc", "tumor core", "tumour core"),
     "ET": ("et", "enhancing tumor", "enhancing tumour"),
 }
-# First match wins: "non-enhancing" is no enhancing tumour.
+# First match wins: "non-enhancing" is no enhancing tumour, and the "surrounding non-enhancing FLAIR hyperintensity" of
+# BraTS 2023 is its edema.
 _LABELS = (
     (r"background|bg", BACKGROUND),
+    (r".*edema.*|.*oedema.*|ed|.*\bsnfh\b.*|.*\bhyperintensit.*", ED),
     (r".*\bnon ?enhancing\b.*|.*\bnecro.*|.*\bnetc?|ncr\b.*", NCR),
-    (r".*edema.*|.*oedema.*|ed|snfh", ED),
     (r".*\benhancing\b.*|et", ET),
 )
 
@@ -44,11 +45,13 @@ class DatasetDescription:
 
     Attributes:
         channels: Channel number -> modality, of those that are a modality of BraTS.
+        last_channel: The highest number of all that are named.
         label_map: Label in the files -> project label; None where the names of the labels are not understood.
         names: The names of the labels as written, for the error message then.
     """
 
     channels: dict[int, str]
+    last_channel: int
     label_map: dict[int, int] | None
     names: str
 
@@ -74,11 +77,12 @@ def read_dataset_json(path: pathlib.Path) -> DatasetDescription:
         shown = ", ".join(map(str, named.values()))
         problem = f"names the channels {shown[:200]}, none of them T1, T1c, T2 or FLAIR"
         raise InputError(problem, file=path, hint="Name the channels so")
+    last = max(int(number) for number in named if re.fullmatch(r"\d{1,4}", str(number)))
     labels = content.get("labels")
     if not labels:
-        return DatasetDescription(channels, dict(DECATHLON), "")
+        return DatasetDescription(channels, last, dict(DECATHLON), "")
     label_map = label_map_of(labels) if isinstance(labels, dict) else None
-    return DatasetDescription(channels, label_map, str(labels))
+    return DatasetDescription(channels, last, label_map, str(labels))
 
 
 def label_map_of(labels: Mapping[str, Any]) -> dict[int, int] | None:

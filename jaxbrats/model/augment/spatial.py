@@ -56,8 +56,10 @@ def change_space(settings: Augment, key: jax.Array, image: jax.Array, labels: ja
             coordinates = source_coordinates(shape, matrix, shifts)
             if labels.ndim == 4:
                 both = sample_linear(jnp.concatenate([image, labels.astype(image.dtype)], axis=-1), coordinates)
-                # Cut off, not rounded: no voxel gets more than its whole.
-                return both[..., : image.shape[-1]], both[..., image.shape[-1] :].astype(labels.dtype)
+                # Cut off, not rounded: no voxel gets more than its whole. The weights of an interpolation sum to 1 but
+                # for their last digits, with which 255 would become 254.
+                parts = both[..., image.shape[-1] :] + 1e-2
+                return both[..., : image.shape[-1]], parts.astype(labels.dtype)
             return sample_linear(image, coordinates), sample_nearest(labels, coordinates)
 
         image, labels = lax.cond(deformation.drawn, resample, lambda *same: same, image, labels)

@@ -1,5 +1,6 @@
 """What a check says of a cohort: counted, measured, compared with preprocessing."""
 
+import dataclasses
 import gzip
 import json
 import pickle
@@ -148,6 +149,15 @@ def test_cases_that_lie_unlike_most_are_told(raw):
     assert [kind for kind, *_ in found(report)] == ["frame", "frame"]
     assert "is RPS, 1 x 1 x 2 mm, and will be turned: the arrays are LPS, 1 x 1 x 2 mm" in str(report.findings[0].what)
     assert "is LPS, 1 x 1 x 3 mm, and will be resampled: the" in str(report.findings[1].what)
+
+
+def test_a_spacing_that_is_asked_for_hides_none_that_lies_unlike_most(raw):
+    for part in (*kinds.MODALITIES, "seg"):
+        rewrite(file(raw, 1, part), lambda array: array[::-1], kinds.AFFINE @ np.diag([-1, 1, 1, 1]))
+    report = check(raw, dataclasses.replace(SETTINGS, spacing=(2.0, 2.0, 2.0)))
+    (finding,) = (finding for finding in report.findings if finding.kind == "frame")
+    assert finding.what.case == NAMES[1]
+    assert "is RPS, 1 x 1 x 2 mm, and will be turned and resampled: the arrays are LPS, 2 x 2 x 2" in str(finding.what)
 
 
 def test_files_that_nobody_reads_and_modalities_that_few_lack(raw):

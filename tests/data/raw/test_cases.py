@@ -141,12 +141,46 @@ def test_nnunet_channels_and_nested_regions(tmp_path):
     [
         ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, {0: 0, 1: 1, 2: 2, 3: 3}),
         ({"background": 0, "edema": 1, "enhancing": 2, "necrosis": 3}, {0: 0, 1: 2, 2: 3, 3: 1}),
+        ({"bg": 0, "NETC": 1, "Surrounding non-enhancing FLAIR hyperintensity": 2, "ET": 3}, {0: 0, 1: 1, 2: 2, 3: 3}),
+        ({"bg": 0, "NCR": 1, "SNFH - non-enhancing": 2, "ET": 3}, {0: 0, 1: 1, 2: 2, 3: 3}),
         ({"0": "background", "1": "Non-Enhancing Tumor", "2": "oedema", "4": "enhancing"}, {0: 0, 1: 1, 2: 2, 4: 3}),
     ],
 )
 def test_label_names_of_a_data_set(tmp_path, labels, expected):
     data_set(tmp_path, NNUNET_JSON | {"labels": labels}, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     assert find_cases(tmp_path).cases[0].label_map == expected
+
+
+@pytest.mark.parametrize("name", ["BraTS2021_00002_brain_segmentation", "BraTS2021_00002_segm", "wm_segmentation"])
+def test_another_segmentation_is_not_taken_for_the_tumours(tmp_path, name):
+    folder = tmp_path / "BraTS2021_00002"
+    brats_2021(folder, folder.name, FOUR_2021)
+    touch(folder / f"{name}.nii.gz")
+    cohort = find_cases(tmp_path)
+    assert cohort.cases[0].labels is None and cohort.unrecognised == (folder / f"{name}.nii.gz",)
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_nnunet_channels_that_are_no_modality_and_files_of_no_case(tmp_path, number):
+    modalities = ["T1", "T1ce", "T2", "Flair"]
+    channels = {str(place): name for place, name in enumerate([*modalities[:number], "ADC", *modalities[number:]])}
+    images = [f"imagesTr/PAT{case}_000{channel}.nii.gz" for case in range(3) for channel in range(5)]
+    labels = [f"labelsTr/PAT{case}.nii.gz" for case in range(3)]
+    data_set(tmp_path, NNUNET_JSON | {"channel_names": channels}, *images, *labels, "imagesTr/template.nii.gz")
+    cohort = find_cases(tmp_path)
+    assert cohort.layout == "nnU-Net raw" and names(cohort) == ["PAT0", "PAT1", "PAT2"]
+    assert all(case.modalities.keys() == set(FOUR_2023) and case.labels for case in cohort.cases)
+    others = {f"PAT{case}_000{number}.nii.gz" for case in range(3)} | {"template.nii.gz"}
+    assert {path.name for path in cohort.unrecognised} == others
+
+
+@pytest.mark.parametrize("twice", ["imagesTr/PAT0_0002.nii", "labelsTr/PAT0.nii"])
+def test_files_of_a_data_set_that_are_there_twice_name_both(tmp_path, twice):
+    images = [f"imagesTr/PAT{case}_000{channel}.nii.gz" for case in range(2) for channel in range(4)]
+    data_set(tmp_path, NNUNET_JSON, *images, "labelsTr/PAT0.nii.gz", "labelsTr/PAT1.nii.gz", twice)
+    cohort = find_cases(tmp_path)
+    assert names(cohort) == ["PAT1"]
+    assert f"case PAT0: {tmp_path / twice}" in str(cohort.problems[0]) and "appears twice" in str(cohort.problems[0])
 
 
 def test_labels_that_are_not_understood_matter_only_where_there_are_some(tmp_path):
