@@ -22,23 +22,21 @@ import pathlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from absl import flags
 from benchmarking import interval
-from flax.traverse_util import flatten_dict
 
 from jaxbrats import commands
 from jaxbrats import main as train_program
 from jaxbrats.config import load_config
-from jaxbrats.config.settings import Settings
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.statistics import PRINTED, Summary, describe
 from jaxbrats.evaluation.tables import Row
+from jaxbrats.inference.postprocess import POSTPROCESSING
 from jaxbrats.runs.evaluate import read_summary
-from jaxbrats.runs.record import RunRecord, read_record
+from jaxbrats.runs.record import RunRecord, changes_of_the_recipe, read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import write_text
 from jaxbrats.train.checkpoints import choose_step
@@ -50,9 +48,8 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the folds and the tables.", required=True, flag_values=FLAGS)
 _FOLDS = flags.DEFINE_integer("folds", 5, "Folds.", lower_bound=2, flag_values=FLAGS)
 
-# From fold to fold: the patients, the place and the machine, and what each fold begins with.
-MAY_DIFFER = {"data.fold", "data.dir", "data.raw_dir", "data.workers", "init_from", "conv", "remat", "deterministic"}
-MAY_DIFFER |= {"mesh.data", "mesh.space", "gpu_memory_fraction", "tracking"}
+# From fold to fold: the patients, and the run that each begins with.
+OF_A_FOLD = {"data.fold", "init_from"}
 
 MEAN = f"mean of {', '.join(REGIONS)}"
 
@@ -83,6 +80,8 @@ def main() -> int:
     rows = [row for table in tables_of for row in table]
     summary = summarise(by_patient(rows, {name: case.patient for name, case in records[0].cases.items()}))
     text = "\n\n".join([pooled_markdown(summary), fold_markdown(runs, tables_of)])
+    if any((run / POSTPROCESSING).exists() for run in runs):
+        text += "\n\nThe post-processing was chosen on validation cases of these folds: the scores are optimistic."
     print(text)
     tables.write_csv(folder / "cases.csv", rows)
     write_text(folder / "summary.csv", as_csv(summary))
@@ -104,20 +103,17 @@ def check_folds(records: Sequence[RunRecord]) -> None:
         InputError: the folds were trained on different arrays or with different settings, are not of one division,
             or some are scored on whole volumes and others on arrays.
     """
-    first, scored = _recipe(records[0].settings), [read_summary(record.workdir).get("scored") for record in records]
+    scored = [read_summary(record.workdir).get("scored") for record in records]
     for record, how in zip(records, scored, strict=True):
         if how != scored[0]:
             problem = f"was scored on {how}, {records[0].workdir} on {scored[0]}"
             hint = "Run jaxbrats evaluate of both where the cohort's files are"
             raise InputError(problem, file=record.workdir, hint=hint)
-        recipe = _recipe(record.settings)
-        if different := [name for name in first if recipe[name] != first[name]]:
-            name = different[0]
-            raise InputError(
-                f"was trained with config.{name} = {recipe[name]}, {records[0].workdir} with {first[name]}",
-                file=record.workdir,
-                hint="Give the config that all folds were trained with, or another --workdir",
-            )
+        for name, (first, here) in changes_of_the_recipe(records[0], record.settings).items():
+            if name not in OF_A_FOLD:
+                problem = f"was trained with config.{name} = {here}, {records[0].workdir} with {first}"
+                hint = "Give the config that all folds were trained with, or another --workdir"
+                raise InputError(problem, file=record.workdir, hint=hint)
     for record in records[1:]:
         if record.cases != records[0].cases:
             raise InputError(
@@ -131,12 +127,6 @@ def check_folds(records: Sequence[RunRecord]) -> None:
             f"expected each case to be validated by one fold, found {wrong[0]} validated by {times[wrong[0]]}",
             file=records[0].workdir.parent,
         )
-
-
-def _recipe(settings: Settings) -> dict[str, Any]:
-    """What all folds have in common: the settings by dotted name, without patients, places and machines."""
-    flat = flatten_dict(settings.to_dict(), sep=".")
-    return {name: value for name, value in flat.items() if name not in MAY_DIFFER}
 
 
 def scores(record: RunRecord) -> list[Row]:

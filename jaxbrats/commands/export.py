@@ -59,6 +59,8 @@ def main() -> int:
         raise InputError("is not a name for such a model", file=out, hint="Give a file that ends with .npz")
     if _MODEL.value and format == "npz":
         raise InputError("--model is such a file already", file=out, hint="Copy it, or write .onnx or .stablehlo")
+    if _MODEL.value and _STEP.present:
+        raise InputError("--step is of a run, --model holds one step's network", hint="Leave --step out")
     prepare_jax()
     if _MODEL.value:
         network, about = read_model(_MODEL.value), read_about(_MODEL.value)

@@ -182,6 +182,8 @@ def _networks() -> list[Network]:
     Raises:
         InputError: they cannot be read or do not go together.
     """
+    if _MODEL.value and _STEP.present:
+        raise InputError("--step is of a run, --model holds one step's network", hint="Leave --step out")
     networks = [run_network(read_record(workdir), _STEP.value) for workdir in _WORKDIR.value or []]
     networks += [read_model(name) for name in _MODEL.value or []]
     window = None if _WINDOW.value is None else typed.read(tuple[int, int, int], _WINDOW.value, "--window")

@@ -17,7 +17,7 @@ from jaxbrats.evaluation.volumes import affine_of_array
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.postprocess import postprocess
 from jaxbrats.inference.predict import predict_cases
-from jaxbrats.inference.predictions import write_prediction
+from jaxbrats.inference.predictions import as_written, write_prediction
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.system.errors import InputError
 
@@ -77,7 +77,7 @@ def predict_arrays(
         spacing = _spacing(affine_of_array(case.record))
         with _of_this_case(case.name) as problems:
             labels, truth = predictor.labels(read_image(case)), read_labels(case)
-            labels = postprocess(labels, spacing, network.postprocessing)
+            labels = as_written(postprocess(labels, spacing, network.postprocessing), case.record)
         if problems:
             yield problems[0]
             continue

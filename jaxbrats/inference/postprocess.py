@@ -25,7 +25,7 @@ from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import read_json, write_json
 
-_NAME = "postprocess.json"
+POSTPROCESSING = "postprocess.json"
 
 
 def postprocess(labels: np.ndarray, spacing_mm: Sequence[float], settings: Postprocessing) -> np.ndarray:
@@ -142,7 +142,7 @@ def write_postprocessing(workdir: pathlib.Path, settings: Postprocessing, chosen
         settings: What predictions of the run are to go through.
         chosen_by: What the choice rests on, JSON-able, for the reader.
     """
-    write_json(workdir / _NAME, {"settings": dataclasses.asdict(settings), "chosen_by": dict(chosen_by)})
+    write_json(workdir / POSTPROCESSING, {"settings": dataclasses.asdict(settings), "chosen_by": dict(chosen_by)})
 
 
 def read_postprocessing(workdir: pathlib.Path, default: Postprocessing) -> Postprocessing:
@@ -151,7 +151,7 @@ def read_postprocessing(workdir: pathlib.Path, default: Postprocessing) -> Postp
     Raises:
         InputError: the file is damaged.
     """
-    path = workdir / _NAME
+    path = workdir / POSTPROCESSING
     if not path.exists():
         return default
     values = read_json(path)

@@ -36,6 +36,15 @@ def write_prediction(path: str | pathlib.Path, labels: np.ndarray, record: Mappi
     nifti.write_labels(path, on_file, _header(alignment.file_shape, alignment.file_affine))
 
 
+def as_written(labels: np.ndarray, record: Mapping[str, Any] | None) -> np.ndarray:
+    """Labels `(X, Y, Z)` of an array as `read_prediction` gives back what `write_prediction` wrote of them.
+
+    Other than they were where the array's voxels are not the file's.
+    """
+    box, alignment = _place(labels.shape, record)
+    return crop(alignment.labels(alignment.labels_on_file(paste(labels, box))), box)
+
+
 def read_prediction(
     path: str | pathlib.Path, case: str, shape: tuple[int, int, int], record: Mapping[str, Any] | None
 ) -> np.ndarray:

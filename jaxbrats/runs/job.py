@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import jax
 
@@ -216,6 +216,7 @@ def _begin(
                 )
         cases = identified(dataset.select([*record.split.train, *record.split.val]))
         records.check_data(record, cases)
+        _check_unseen(settings, cases[len(record.split.train) :], learned)
         return record, cases
     if checkpoints.has_checkpoints(workdir):
         raise InputError(
@@ -231,7 +232,13 @@ def _begin(
             hint="Two patients at least are needed, one to train on and one to validate on",
         )
     cases = identified(dataset.select([*split.train, *split.val]))
-    validated = {case.patient for case in cases[len(split.train) :]}
+    _check_unseen(settings, cases[len(split.train) :], learned)
+    return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
+
+
+def _check_unseen(settings: Settings, validation: Sequence[ArrayCase], learned: Collection[str]) -> None:
+    """Refuses to begin with a network that has learned from patients who are to be validated on."""
+    validated = {case.patient for case in validation}
     if seen := sorted(validated.intersection(learned)):
         raise InputError(
             f"its network has learned from {len(seen)} of the {len(validated)} patients of the validation set, such as "
@@ -239,7 +246,6 @@ def _begin(
             file=settings.init_from,
             hint="Take its split: config.data.split=RUN/config.json",
         )
-    return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
 
 
 def _tell(record: RunRecord, settings: Settings, dataset: Dataset, step: int, beginning: Beginning | None) -> None:

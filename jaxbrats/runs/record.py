@@ -174,14 +174,12 @@ def check_settings(record: RunRecord, settings: Settings, arrays_known: bool = T
     Raises:
         InputError: the message names the first setting that differs.
     """
-    ignored = _MAY_CHANGE | (set() if arrays_known else _OF_THE_ARRAYS) | (_DRAWS if settings.data.split else set())
-    for name, (before, now) in changes(record, settings).items():
-        if not any(name == other or name.startswith(f"{other}.") for other in ignored):
-            raise InputError(
-                f"holds a run with config.{name} = {before}; now it is {now}",
-                file=record.workdir / _RECORD,
-                hint="Go on with the settings it began with, or choose another --workdir",
-            )
+    for name, (before, now) in changes_of_the_recipe(record, settings, arrays_known).items():
+        raise InputError(
+            f"holds a run with config.{name} = {before}; now it is {now}",
+            file=record.workdir / _RECORD,
+            hint="Go on with the settings it began with, or choose another --workdir",
+        )
 
 
 def check_data(record: RunRecord, cases: Sequence[ArrayCase]) -> None:
@@ -218,6 +216,18 @@ def changes(record: RunRecord, settings: Settings) -> dict[str, tuple[Any, Any]]
         name: (before.get(name), now.get(name))
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
+    }
+
+
+def changes_of_the_recipe(
+    record: RunRecord, settings: Settings, arrays_known: bool = True
+) -> dict[str, tuple[Any, Any]]:
+    """Those of the `changes` that make it another run; arguments as of `check_settings`."""
+    ignored = _MAY_CHANGE | (set() if arrays_known else _OF_THE_ARRAYS) | (_DRAWS if settings.data.split else set())
+    return {
+        name: change
+        for name, change in changes(record, settings).items()
+        if not any(name == other or name.startswith(f"{other}.") for other in ignored)
     }
 
 

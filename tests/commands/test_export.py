@@ -151,6 +151,7 @@ def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys
         (f"--workdir={tiny_run}", "model.pb", "Let it end with .npz, .onnx or .stablehlo, or give --format"),
         (f"--workdir={tiny_run}", "model.onnx --format=npz", "Give a file that ends with .npz"),
         (f"--model={exported}", "model.npz", "--model is such a file already"),
+        (f"--model={exported}", "model.onnx --step=3", "--step is of a run"),
     ):
         assert commands.run(["export", source, *f"--out={tmp_path}/{out}".split()]) == 1
         assert hint in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 
@@ -10,6 +11,8 @@ from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation.statistics import describe
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.runs import job
+from jaxbrats.runs.record import read_record
+from jaxbrats.system.errors import InputError
 from jaxbrats.train.loop import Outcome
 
 
@@ -75,6 +78,26 @@ def test_every_patient_is_scored_once_by_the_fold_that_did_not_train_on_it(
     assert float(table[cross_validate.MEAN, "dice"]["mean"]) == pytest.approx(mean)
     assert f"| fold_1 | {len(records[1]['data']['val'])} |" in (workdir / "summary.md").read_text()
     assert f"| WT | 7 | {expected['mean']:.4f} (" in capsys.readouterr().out
+
+
+def test_folds_of_several_recipes_or_scored_otherwise_are_not_pooled(tiny_config, tiny_cohort, tmp_path, untrained):
+    assert run(f"{tiny_config}:raw_dir={tiny_cohort}", tmp_path) == 0
+    assert "optimistic" not in (tmp_path / "summary.md").read_text()
+    (tmp_path / "fold_0" / "postprocess.json").write_text("{}")
+    assert run(f"{tiny_config}:raw_dir={tiny_cohort}", tmp_path) == 0
+    assert "chosen on validation cases of these folds" in (tmp_path / "summary.md").read_text()
+    folds = [tmp_path / "fold_0", tmp_path / "fold_1"]
+    (folds[1] / "evaluation" / "summary.json").write_text('{"step": 0, "scored": "arrays"}')
+    with pytest.raises(InputError, match=r"was scored on arrays, .*fold_0 on None"):
+        cross_validate.check_folds([read_record(fold) for fold in folds])
+    (folds[1] / "evaluation" / "summary.json").write_text('{"step": 0}')
+    record = json.loads((folds[1] / "config.json").read_text())
+    for name, value, is_refused in (("num_epochs", 9, False), ("init_from", "x", False), ("learning_rate", 0.5, True)):
+        record["settings"][name] = value
+        (folds[1] / "config.json").write_text(json.dumps(record))
+        refused = pytest.raises(InputError, match=r"config\.learning_rate = 0\.5, .*fold_0 with 0\.003\. Give the")
+        with refused if is_refused else contextlib.nullcontext():
+            cross_validate.check_folds([read_record(fold) for fold in folds])
 
 
 def test_a_fold_that_is_stopped_or_fails_ends_it(tiny_config, tmp_path, monkeypatch):

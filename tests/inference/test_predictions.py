@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from jaxbrats.inference.predictions import read_prediction, write_prediction
+from jaxbrats.inference.predictions import as_written, read_prediction, write_prediction
 from jaxbrats.system.errors import InputError
 
 
@@ -41,6 +41,17 @@ def test_a_crop_larger_than_its_source_loses_only_what_lies_outside(tmp_path):
     expected = np.zeros_like(labels)
     expected[:, :, 2:6] = 3
     np.testing.assert_array_equal(found, expected)
+
+
+def test_finer_arrays_lose_what_the_file_has_no_voxels_for(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 4, (8, 8, 8)).astype(np.uint8)
+    file = {"shape": [4, 4, 4], "affine": np.diag([2.0, 2, 2, 1]).tolist()}
+    place = record((8, 8, 8), (0, 0, 0), np.diag([1.0, 1, 1, 1])) | {"file": file}
+    write_prediction(tmp_path / "a.nii.gz", labels, place)
+    found = read_prediction(tmp_path / "a.nii.gz", "a", labels.shape, place)
+    assert (found != labels).mean() > 0.2
+    np.testing.assert_array_equal(as_written(labels, place), found)
+    np.testing.assert_array_equal(as_written(labels, record((8, 8, 8), (0, 0, 0), LPS)), labels)
 
 
 def test_arrays_without_a_manifest_are_their_own_source(tmp_path):

@@ -215,6 +215,14 @@ def test_a_run_that_is_not_evaluated_has_curves_and_settings(report_run):
     assert "Loss" in page.texts and "learning_rate" in page.texts
 
 
+def test_the_settings_are_those_that_the_scores_were_made_with(report_run):
+    summary = json.loads((report_run / "evaluation" / "summary.json").read_text())
+    summary["postprocessing"] = {"component_mm3": 1234.5}
+    (report_run / "evaluation" / "summary.json").write_text(json.dumps(summary))
+    path, _ = write(report_run)
+    assert "1234.5" in Page(path).texts
+
+
 def test_a_case_without_a_prediction_is_named_and_the_others_go_on(report_run, hostile_name):
     lost = report_run / "predictions" / f"{hostile_name}.nii.gz"
     lost.unlink()

@@ -86,6 +86,17 @@ class TestSplit:
             assert now[name] == before[name]
 
 
+def test_a_report_that_was_killed_is_made_by_the_same_command(run, train, capsys):
+    (run / "report.html").unlink()
+    before = files_of(run / "evaluation")
+    assert train(run, data__dir=run / "data") == 0
+    told = capsys.readouterr().out
+    assert "done. Open" in told and "nothing to do" not in told and (run / "report.html").exists()
+    assert files_of(run / "evaluation") == before
+    assert train(run, data__dir=run / "data") == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
 class TestPlace:
     def test_a_copied_run_whose_data_changed_is_refused_and_the_first_is_untouched(self, run, tmp_path, train, capsys):
         before, other = files_of(run), copied(run, tmp_path / "copy")

@@ -91,6 +91,21 @@ def test_a_validation_patient_that_it_learned_from_is_refused(tiny_run, tiny_con
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_network_that_took_the_place_of_the_first_is_asked_too(
+    tiny_run, tiny_config, tiny_data, tmp_path, begun_only, capsys
+):
+    source, workdir = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(tiny_run, source, ignore=shutil.ignore_patterns("data"))
+    arguments = [f"--config={tiny_config}", f"--config.data.dir={tiny_data}", f"--config.init_from={source}"]
+    arguments.append(f"--workdir={workdir}")
+    assert main.run(arguments) == 0  # as one that was killed before its first checkpoint
+    record = json.loads((source / "config.json").read_text())
+    record["data"] |= {"train": record["data"]["val"], "val": record["data"]["train"]}
+    (source / "config.json").write_text(json.dumps(record))
+    assert main.run(arguments) == 1
+    assert f"{source}: its network has learned from 2 of the 2 patients of the val" in capsys.readouterr().err
+
+
 def test_a_file_begins_like_the_run_that_it_was_exported_from(settings, trained, tiny_run, tmp_path):
     path = tmp_path / "network.npz"
     write_model(path, trained, read_record(tiny_run).settings, {})

@@ -91,7 +91,7 @@ def overview(run: Run, pages: Mapping[str, CasePage], problems: Sequence[str]) -
         boxes=_boxes(run, links),
         every_case_is_a_dot=len(run.cases) <= MOST_DOTS,
         curves=[Markup(to_svg(figure, *_CURVE_TITLES[name])) for name, figure in curve_figures(run.metrics).items()],
-        settings=_settings(run.config),
+        settings=_settings(run.config, run.evaluation),
     )
 
 
@@ -180,9 +180,12 @@ def _boxes(run: Run, links: Mapping[str, str]) -> list[Markup]:
     return drawn
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """What config.json holds, group by group; groups that it lacks are left out."""
-    settings = config.get("settings", {})
+def _settings(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What config.json holds, group by group, with what the evaluation was really made with; what is not there is left
+    out.
+    """
+    predicted_with = {name: evaluation[name] for name in ("inference", "postprocessing") if name in evaluation}
+    settings = config.get("settings", {}) | predicted_with
     groups = {"Training": {name: value for name, value in settings.items() if not isinstance(value, Mapping)}}
     groups |= {name.capitalize(): value for name, value in settings.items() if isinstance(value, Mapping)}
     data = config.get("data", {})
