@@ -233,6 +233,9 @@ def _begin(
         )
     cases = identified(dataset.select([*split.train, *split.val]))
     _check_unseen(settings, cases[len(split.train) :], learned)
+    other = pathlib.Path(settings.data.split).parent
+    if settings.data.split and records.has_record(other) and records.differs(records.read_record(other), cases):
+        print(f"{dataset.folder}: other arrays than those that {other} was trained on", file=sys.stderr)
     return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
 
 

@@ -208,6 +208,15 @@ def check_data(record: RunRecord, cases: Sequence[ArrayCase]) -> None:
                 )
 
 
+def differs(record: RunRecord, cases: Sequence[ArrayCase]) -> bool:
+    """Whether any of these cases, `identified`, is another by content than the run's of that name, or not among its."""
+    known = [record.cases.get(case.name) for case in cases]
+    return any(
+        run_case is None or (run_case.image, run_case.mask) != (case.content.image, case.content.mask)
+        for run_case, case in zip(known, cases, strict=True)
+    )
+
+
 def changes(record: RunRecord, settings: Settings) -> dict[str, tuple[Any, Any]]:
     """The settings of a start that differ from the run's first: dotted name -> (then, now)."""
     # A setting that came after the run began has its default there.

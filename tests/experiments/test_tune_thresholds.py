@@ -55,6 +55,9 @@ def test_each_run_gets_what_was_best_for_the_others(tune, tiny_run, tiny_config,
     assert "was trained on labels, not on regions" in capsys.readouterr().err
     regions = from_config({"model": {"head": "regions"}})
     monkeypatch.setattr(tune, "read_record", lambda _: types.SimpleNamespace(settings=regions))
+    assert commands.run_program(tune, "tune_thresholds", [f"--workdir={tiny_run},{tiny_run}"]) == 1
+    assert f"validates on the same patient as {tiny_run}. Give the folds" in capsys.readouterr().err
+    monkeypatch.setattr(tune.tune_postprocess, "check_folds", lambda runs: None)
     scores = iter(np.eye(12)[[3, 3, 5, 5]][..., None, None] * np.ones((2, 3)))
     monkeypatch.setattr(tune, "score", lambda *_: next(scores))
     monkeypatch.setattr(

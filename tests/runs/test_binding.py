@@ -76,7 +76,9 @@ class TestSplit:
         assert {name: record["settings"]["data"][name] for name in asked} == asked
         assert json.loads((tiny_data / "split.json").read_text())["val"] == list(VAL)
 
-    def test_a_record_as_config_takes_its_patients_though_the_split_was_redrawn(self, run, tmp_path, begun_only):
+    def test_a_record_as_config_takes_its_patients_though_the_split_was_redrawn(
+        self, run, tiny_cohort, tmp_path, begun_only, capsys
+    ):
         path = run / "data" / "split.json"
         rewrite(path, lambda split: split.update(train=split["val"], val=split["train"]))
         assert main.run([f"--config={run / 'config.json'}", f"--workdir={tmp_path / 'new'}"]) == 0
@@ -84,6 +86,13 @@ class TestSplit:
         assert now["split"] == str(run / "config.json")
         for name in ("train", "val", "cases", "fingerprint"):
             assert now[name] == before[name]
+        assert "other arrays" not in capsys.readouterr().err
+        shutil.rmtree(run / "data")
+        other = Preprocessing(("t2f", "t1c"), (16, 16, 16), "zscore", 0.0)
+        preprocess_cohort(tiny_cohort, run / "data", other, workers=1)
+        flags = [f"--workdir={tmp_path / 'other'}", "--config.data.raw_dir="]
+        assert main.run([f"--config={run / 'config.json'}", *flags]) == 0
+        assert f"{run / 'data'}: other arrays than those that {run} was trained on\n" in capsys.readouterr().err
 
 
 def test_a_report_that_was_killed_is_made_by_the_same_command(run, train, capsys):
