@@ -160,7 +160,6 @@ def main() -> int:
     """Tunes, prints and writes; 1 if a case could not be read."""
     prepare_jax()
     workdirs = [pathlib.Path(workdir) for workdir in _WORKDIR.value]
-    check_folds(workdirs)
     problems: list[InputError] = []
     tasks = itertools.chain.from_iterable(predictions(workdir, _STEP.value, problems) for workdir in workdirs)
     by = functools.partial(measure, metric=_METRIC.value, challenge=_CHALLENGE.value)

@@ -72,6 +72,7 @@ def test_a_full_disk(command, limit, run, tiny_cohort, tmp_path, capsys):
     assert all(after[path] == complete[path] for path in new if path.suffix in (".npy", ".gz", ".csv"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [3500, 6000])
 def test_a_full_disk_while_training(limit, run, tiny_run, tiny_config, training_alone, capsys):
     """Whether it is a checkpoint that does not fit or a line of metrics.jsonl, the run goes on from what was saved."""

@@ -77,6 +77,7 @@ def brain_of(case):
     return box, image.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_windows_go_over_the_brain(tiny_run, tiny_cohort, tmp_path):
     case = one_case(tiny_cohort, tmp_path)
     options = ("--overlap=0.25", "--batch=3", "--mirror", "--probabilities", "--uncertainty")

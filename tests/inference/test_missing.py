@@ -79,6 +79,7 @@ def recorded(out):
     return json.loads((out / "predictions.json").read_text())["cases"]
 
 
+@pytest.mark.slow
 def test_only_dropout_allows_missing_modalities(network, tiny_run):
     assert network.missing_allowed
     record = read_record(tiny_run)

@@ -114,6 +114,7 @@ def losses_on_one_device():
     return losses_on(1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "space"), [(8, 1), (2, 2)])
 def test_any_number_of_devices_gives_the_same_losses(losses_on_one_device, data, space):
     np.testing.assert_allclose(losses_on(data, space), losses_on_one_device, rtol=1e-5)
