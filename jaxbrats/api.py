@@ -105,10 +105,11 @@ def segment(case: str | pathlib.Path, run: str | pathlib.Path = "demo") -> tuple
     """
     use_compiled_convolution()
     network, cohort = find_network(run), find_cases(case)
-    if len(cohort.cases) != 1 or cohort.problems:
-        unusable = f" that can be used and {len(cohort.problems)} that cannot" if cohort.problems else ""
-        problem = f"holds {len(cohort.cases)} cases{unusable}, expected one"
-        hint = cohort.problems[0].problem if cohort.problems else "Give one case's folder, or use jaxbrats predict"
+    unusable = list(cohort.unusable(pathlib.Path(case)).values())
+    if len(cohort.cases) != 1 or unusable:
+        besides = f" that can be used and {len(unusable)} that cannot" if unusable else ""
+        problem = f"holds {len(cohort.cases)} cases{besides}, expected one"
+        hint = unusable[0].problem if unusable else "Give one case's folder, or use jaxbrats predict"
         raise InputError(problem, file=pathlib.Path(case), hint=hint)
     (result,) = predict_cases(cohort.cases, Predictor.of(network), network, None)
     if isinstance(result, InputError):

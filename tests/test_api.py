@@ -3,6 +3,7 @@
 import inspect
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +33,17 @@ def test_segment_gives_what_predict_writes(tiny_run, tiny_cohort, tmp_path):
     for modality, name in (("t1n", "t1"), ("t1c", "t1c"), ("t2w", "t2"), ("t2f", "fla")):
         (tmp_path / "patient" / f"{name}_bet_raw.nii.gz").symlink_to(case / f"{case.name}-{modality}.nii.gz")
     np.testing.assert_array_equal(jaxbrats.segment(tmp_path / "patient", tiny_run)[0], labels)
+
+
+def test_segment_of_two_scans_of_which_one_cannot_be_used_is_refused(tiny_run, tiny_cohort, tmp_path):
+    first, second = sorted(tiny_cohort.iterdir())[:2]
+    (tmp_path / first.name).symlink_to(first)
+    (tmp_path / f"derivatives-{first.name}" / first.name).mkdir(parents=True)  # a whole case beside: no matter
+    jaxbrats.segment(tmp_path, tiny_run)
+    shutil.copytree(second, tmp_path / second.name)
+    shutil.copy(tmp_path / second.name / f"{second.name}-t1n.nii.gz", tmp_path / f"{second.name}-t1n.nii.gz")
+    with pytest.raises(InputError, match=r"holds 1 cases that can be used and 1 that cannot, expected one\. appears"):
+        jaxbrats.segment(tmp_path, tiny_run)
 
 
 def test_preprocess_makes_what_the_command_makes(tiny_cohort, tmp_path):

@@ -145,7 +145,8 @@ def main() -> int:
     if folder.name == "predictions" and has_record(folder.parent):
         hint = "Choose another --output"
         raise InputError("is where jaxbrats evaluate leaves what it predicts of its cases", file=folder, hint=hint)
-    problems: list[InputError] = list(cohort.problems)
+    unusable = cohort.unusable(pathlib.Path(_INPUT.value))
+    problems = list(unusable.values())
     without_picture: list[InputError] = []
     predictor = Predictor(networks, first.window, inference.overlap, _BATCH.value, inference.mirror)
     made = made_by(networks, options)
@@ -167,7 +168,7 @@ def main() -> int:
             without_picture += [problem] if problem else []
             case = result.patient.case
             output.add(result, [*output_names(case, maps), *([] if problem else [f"{case}.png"])])
-    done = len(cohort.cases) + len(cohort.problems) - len(problems)
+    done = len(cohort.cases) + len(unusable) - len(problems)
     print(f"{done} of {done + len(problems)} cases segmented in {printable(str(folder))}")
     for problem in problems:
         print(f"not segmented: {problem}", file=sys.stderr)

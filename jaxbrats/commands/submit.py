@@ -38,7 +38,7 @@ def main() -> int:
         raise InputError("is not a name for a submission", file=out, hint="Give a file that ends with .zip")
     cohort = find_cases(_INPUT.value) if _INPUT.value else None
     entries, problems = find_entries(_PRED.value, challenge, cohort and cohort.cases)
-    problems += cohort.problems if cohort else []
+    problems += cohort.unusable(pathlib.Path(_INPUT.value)).values() if cohort else []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for entry in tqdm(entries, desc="checking", unit="case", dynamic_ncols=True):

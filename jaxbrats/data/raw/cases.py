@@ -101,8 +101,11 @@ class Cohort:
         no case. Not what there is beside a case that is whole, such as an empty folder of its name.
         """
         whole = {case.name for case in self.cases}
-        by_name = {problem.case or _relative(problem.file, root): problem for problem in self.problems}
-        return {name: problem for name, problem in by_name.items() if name not in whole}
+        found: dict[str, InputError] = {}
+        for problem in self.problems:
+            if problem.case not in whole:
+                found.setdefault(problem.case or _relative(problem.file, root), problem)
+        return found
 
 
 def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
