@@ -170,10 +170,10 @@ def evaluate(folder: pathlib.Path, rung: Rung, before: Rung) -> int:
     return int(bool(problems))
 
 
-def _network_of(run: pathlib.Path) -> tuple[int, str]:
+def _network_of(run: pathlib.Path) -> tuple[int, Any]:
     """The step of the best checkpoint, and its checksums."""
     step = choose_step(run, "best")
-    return step, (run / "checkpoints" / str(step) / "checksums.json").read_text(encoding="utf-8")
+    return step, read_json(run / "checkpoints" / str(step) / "checksums.json")
 
 
 def _copy(source: pathlib.Path, run: pathlib.Path, settings: Mapping[str, Any]) -> None:

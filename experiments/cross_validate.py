@@ -101,14 +101,15 @@ def check_folds(records: Sequence[RunRecord]) -> None:
 
     Raises:
         InputError: the folds were trained on different arrays or with different settings, are not of one division,
-            or some are scored on whole volumes and others on arrays.
+            or were not all predicted and scored alike, such as some on whole volumes and others on arrays.
     """
-    scored = [read_summary(record.workdir).get("scored") for record in records]
-    for record, how in zip(records, scored, strict=True):
-        if how != scored[0]:
-            problem = f"was scored on {how}, {records[0].workdir} on {scored[0]}"
-            hint = "Run jaxbrats evaluate of both where the cohort's files are"
-            raise InputError(problem, file=record.workdir, hint=hint)
+    summaries = [read_summary(record.workdir) for record in records]
+    for record, summary in zip(records, summaries, strict=True):
+        for what in ("scored", "inference", "postprocessing"):
+            if (here := summary.get(what)) != (first := summaries[0].get(what)):
+                problem = f"its evaluation has {what} = {here}, that of {records[0].workdir} has {first}"
+                hint = "Run jaxbrats evaluate on all folds, where the cohort's files are"
+                raise InputError(problem, file=record.workdir, hint=hint)
         for name, (first, here) in changes_of_the_recipe(records[0], record.settings).items():
             if name not in OF_A_FOLD:
                 problem = f"was trained with config.{name} = {here}, {records[0].workdir} with {first}"

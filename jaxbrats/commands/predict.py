@@ -142,7 +142,7 @@ def main() -> int:
     }
     cohort = find_cases(_INPUT.value)
     folder = pathlib.Path(_OUTPUT.value)
-    if folder.name == "predictions" and has_record(folder.parent):
+    if folder.resolve().name == "predictions" and has_record(folder.resolve().parent):
         hint = "Choose another --output"
         raise InputError("is where jaxbrats evaluate leaves what it predicts of its cases", file=folder, hint=hint)
     unusable = cohort.unusable(pathlib.Path(_INPUT.value))

@@ -34,8 +34,8 @@ def load_config(name: str | pathlib.Path, changes: Iterable[tuple[str, str]] = (
     if not path.is_file():
         raise InputError("is not there", file=path, hint="Give --config a file, such as configs/unet3d.py")
     changes = [*((_full_name(key), text) for key, text in arguments), *changes]
-    drawn_anew = any(key in _DRAWS for key, _ in changes)
-    values = complete(_of_run(path, drawn_anew) if path.suffix == ".json" else _of_python(path), path)
+    drawn = {key for key, _ in changes if key in _DRAWS}
+    values = complete(_of_run(path, drawn) if path.suffix == ".json" else _of_python(path), path)
     for key, text in changes:
         *groups, last = key.split(".")
         value = typed.read(typed.type_of(Settings, key), text, f"config.{key}")
@@ -65,8 +65,8 @@ def _full_name(end: str) -> str:
     return names[0] if len(names) == 1 else end
 
 
-def _of_run(path: pathlib.Path, drawn_anew: bool) -> dict:
-    """The settings of a run: its patients on each side or, where one of `_DRAWS` is changed, the others of these."""
+def _of_run(path: pathlib.Path, drawn: set[str]) -> dict:
+    """The settings of a run: its patients on each side or, where some of `_DRAWS` change, what else drew these."""
     record = read_json(path, hint="Restore it, or give --config a FILE.py")
     try:
         values, data = record["settings"], record["data"]
@@ -74,7 +74,11 @@ def _of_run(path: pathlib.Path, drawn_anew: bool) -> dict:
         values["data"]["dir"] = str(arrays) if arrays.is_dir() else ""
         # The same patients on each side, whatever the arrays' folder proposes by now.
         same = {"split": str(path), "val_fraction": None, "split_seed": None, "fold": None}
-        values["data"] |= {"split": ""} if drawn_anew else same
+        if not drawn:
+            values["data"] |= same
+        else:  # of a fold and a share the one that is asked for
+            displaced = {"data.fold": "val_fraction", "data.val_fraction": "fold"}
+            values["data"] |= {"split": ""} | {displaced[name]: None for name in drawn & displaced.keys()}
     except (KeyError, TypeError) as error:
         raise InputError("is not the config.json of a run", file=path, hint="Give --config one, or FILE.py") from error
     return values

@@ -116,7 +116,7 @@ class Settings:
     postprocessing: Postprocessing = dataclasses.field(default_factory=Postprocessing)
 
     def __post_init__(self) -> None:
-        need(0 <= self.seed < 2**32, "seed must be 0 or more and below 2**32", self.seed)
+        need(self.seed >= 0, "seed must be 0 or more", self.seed)
         for name in ("batch_size", "accumulate", "num_epochs", "validate_every"):
             need(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         need(self.early_stop >= 0, "early_stop must be 0 or more", self.early_stop)
@@ -137,6 +137,18 @@ class Settings:
         )
         need(dropout > 0 or not self.data.incomplete, rule, dropout)
         self._check_windows()
+
+    def check_training(self) -> None:
+        """Refuses what a run may have been trained with, but none should be.
+
+        Raises:
+            InputError: it names the setting.
+        """
+        need(self.seed < 2**32, "seed must be below 2**32, for JAX takes no more of it", self.seed)
+        # A voxel less its own mean is 0, whatever it was: that level would learn nothing.
+        name, size = f"data.{'patch' if self.data.patch else 'crop'}", self.data.window
+        rule = f"{name} must leave 2 voxels of the deepest level, over which model.norm = instance can normalise"
+        need(self.model.norm != "instance" or size != self.model.downsampling, rule, size)
 
     def _check_windows(self) -> None:
         self._check_window(f"data.{'patch' if self.data.patch else 'crop'}", self.data.window)
@@ -159,9 +171,6 @@ class Settings:
         fits = all(length % factor == 0 for length, factor in zip(size, factors, strict=True))
         rule = f"{name} must be divisible by {smallest}, because {depth} levels of model.features divide it "
         need(fits, f"{rule}by that (see model.strides and model.dimensions)", size)
-        # A voxel less its own mean is 0, whatever it was: that level would learn nothing.
-        rule = f"{name} must leave 2 voxels of the deepest level, over which model.norm = instance can normalise"
-        need(self.model.norm != "instance" or size != factors, rule, size)
 
     @property
     def window(self) -> tuple[int, int, int]:

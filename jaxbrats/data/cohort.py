@@ -94,7 +94,7 @@ def preprocess_cohort(
     }
     with _at_work(out, shard):
         with held_briefly(out, "manifest"):
-            records, tasks = _plan(raw, out, settings, frame, head, cohort.cases, shard, set(names), set(everything))
+            records, tasks = _plan(raw, out, settings, frame, head, cohort.cases, shard, set(names))
             records |= {name: {"status": FAILED, "reason": str(problems[name])} for name in names if name in problems}
             writer = ManifestWriter(out, head, names, records, shard, files.fingerprint(everything))
             if shard == WHOLE:
@@ -152,7 +152,6 @@ def _plan(
     cases: Iterable[Case],
     shard: Shard,
     names: set[str],
-    everything: set[str],
 ) -> tuple[dict[str, dict[str, Any]], list[_Task]]:
     """The records that hold or may hold, and the work that is left; deletes arrays that are of no use."""
     manifests = _manifests(out, head, shard)
@@ -187,16 +186,14 @@ def _plan(
         kept = record["status"] == KEPT
         if not agree(sources, record["sources"], STAT) or (kept and stat_of(out, case.name) != record["stat"]):
             tasks.append(_Task(case, sources, settings, frame, out, record))
-    # Of no use to any shard are the arrays that one has made of a case that is no longer there.
-    withdrawn = {name for manifest in manifests if "cohort" in manifest for name in manifest["cases"]} - everything
-    unused = (
-        name
-        for name, record in old.items()
-        if record["status"] == KEPT
-        and record is not records.get(name)
-        and (shard == WHOLE or name in names or name in withdrawn)
+    _delete_arrays(
+        out,
+        (
+            name
+            for name, record in old.items()
+            if record["status"] == KEPT and record is not records.get(name) and (shard == WHOLE or name in names)
+        ),
     )
-    _delete_arrays(out, unused)
     return records, tasks
 
 
@@ -237,11 +234,11 @@ def _merge_parts(out: pathlib.Path) -> list[str]:
     merged = read_manifest(out)
     missing = merged.pop("missing", [])  # none where another shard has just merged them
     if not missing:
-        before = read_file(out / MANIFEST)["cases"] if (out / MANIFEST).exists() else {}
         files.write_json(out / MANIFEST, merged)
         _delete_parts(out)
-        gone = (name for name in before.keys() - merged["cases"].keys() if before[name]["status"] == KEPT)
-        _delete_arrays(out, gone)
+        kept = {name for name, record in merged["cases"].items() if record["status"] == KEPT}
+        there = {path.stem for folder in ("images", "masks") for path in (out / folder).glob("[!.]*.npy")}
+        _delete_arrays(out, there - kept)  # of cases that have been withdrawn
     return missing
 
 

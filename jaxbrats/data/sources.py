@@ -54,6 +54,11 @@ def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, setti
         InputError: there is no cohort or no usable manifest.
     """
     raw, records = pathlib.Path(raw_dir), read_manifest(data_dir)["cases"]
+    # Former versions named what belongs to no case by its whole path.
+    records = {
+        os.path.relpath(name, raw) if pathlib.Path(name).is_absolute() else name: record
+        for name, record in records.items()
+    }
     cohort = find_cases(raw, settings.modalities, settings.incomplete)
     found = []
     for case in cohort.cases:

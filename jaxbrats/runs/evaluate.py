@@ -79,8 +79,9 @@ def is_evaluated(record: RunRecord, step: int, dataset: Dataset | None = None) -
     # A summary that does not say is of a time when evaluation did none.
     done = summary.get("postprocessing", dataclasses.asdict(Postprocessing()))
     found = (summary.get("step"), summary.get("fingerprint"), summary.get("problems"), done)
-    as_well_as_can_be = summary.get("scored") != "arrays" or dataset is None or not _has_files(dataset)
-    return found == (step, own, [], dataclasses.asdict(asked)) and as_well_as_can_be
+    if found != (step, own, [], dataclasses.asdict(asked)):
+        return False
+    return dataset is None or summary.get("scored") != "arrays" or not _can_be_scored_whole(record, dataset)
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
@@ -101,8 +102,7 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
 
     Raises:
         InputError: no arrays there, or arrays preprocessed otherwise than the run's, or of cases that lack modalities
-            which the network cannot do without; or arrays in another frame whose files are not there to be brought to
-            the run's.
+            which the network cannot do without, or arrays in another frame than the run's whose files are not there.
     """
     dataset = read_dataset(record.data_dir if data_dir is None else data_dir)
     trained_with = Preprocessing.of(record.settings.data).of_images()
@@ -242,7 +242,13 @@ def raw_cases(dataset: Dataset, cases: Sequence[ArrayCase], problems: list[Input
 
 
 def _has_files(dataset: Dataset) -> bool:
-    return dataset.raw_dir is not None and not is_gone(dataset.raw_dir)
+    return dataset.raw_dir is not None and dataset.raw_dir.is_dir() and not is_gone(dataset.raw_dir)
+
+
+def _can_be_scored_whole(record: RunRecord, dataset: Dataset) -> bool:
+    """Whether all files that the run's validation cases were made from are there, the same as they were."""
+    problems: list[InputError] = []
+    return raw_cases(dataset, validation_cases(record, dataset), problems) is not None and not problems
 
 
 def predicted(

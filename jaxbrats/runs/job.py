@@ -59,6 +59,7 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
             records.check_settings(records.read_record(workdir), settings, arrays_known=False)
         dataset = prepare_data(settings, workdir)
         settings = adopt_preprocessing(settings, dataset)
+        settings.check_training()
         begins = settings.init_from and not checkpoints.has_checkpoints(workdir)
         beginning = load_beginning(settings) if begins else None
         record, cases = _begin(settings, workdir, dataset, beginning.record["patients"] if beginning else ())
@@ -234,8 +235,10 @@ def _begin(
     cases = identified(dataset.select([*split.train, *split.val]))
     _check_unseen(settings, cases[len(split.train) :], learned)
     other = pathlib.Path(settings.data.split).parent
-    if settings.data.split and records.has_record(other) and records.differs(records.read_record(other), cases):
-        print(f"{dataset.folder}: other arrays than those that {other} was trained on", file=sys.stderr)
+    if settings.data.split and records.has_record(other):
+        with contextlib.suppress(InputError):  # of an older version: its split is all that is needed
+            if records.differs(records.read_record(other), cases):
+                print(f"{dataset.folder}: not the arrays that {other} was trained on", file=sys.stderr)
     return records.begin_record(workdir, settings, dataset, split, origin, cases), cases
 
 

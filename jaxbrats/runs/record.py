@@ -256,7 +256,7 @@ def add_start(
 
 
 def unlike_last_start(record: RunRecord, settings: Settings) -> list[str]:
-    """In words, what differs between this start and the last in ways that change its numbers or their digits.
+    """In words, what differs between this start and the last in ways that change its numbers, or their last digits.
 
     A schedule ends with the last epoch: asked for more of them, it gives each step that is left another learning rate.
     """
@@ -277,9 +277,9 @@ def unlike_last_start(record: RunRecord, settings: Settings) -> list[str]:
     ]
     then = _by_name(record.settings) | (starts[-1]["settings"] if starts else {})
     here = _by_name(settings)
-    unlike += [
-        f"config.{name} {here[name]} (before {then.get(name)})" for name in _DIGITS if then.get(name) != here[name]
-    ]
+    # -1 is as many as there are, of which the machine's entry tells.
+    different = [name for name in _DIGITS if then.get(name) != here[name] and -1 not in (then.get(name), here[name])]
+    unlike += [f"config.{name} {here[name]} (before {then.get(name)})" for name in different]
     if settings.schedule != "constant" and then["num_epochs"] != settings.num_epochs:
         follows = f"from which the learning rates of config.schedule = {settings.schedule} follow"
         unlike.append(f"config.num_epochs {settings.num_epochs} (before {then['num_epochs']}), {follows}")

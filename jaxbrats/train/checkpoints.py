@@ -207,7 +207,7 @@ def choose_step(workdir: pathlib.Path, which: str) -> int:
 
 def has_checkpoints(workdir: pathlib.Path) -> bool:
     """Whether a run has saved anything."""
-    return bool(_steps(workdir / _FOLDER))
+    return bool(_steps(workdir / _FOLDER) or _steps(workdir / _FOLDER / _DELETED))
 
 
 def has_scores(workdir: pathlib.Path, step: int) -> bool:

@@ -201,6 +201,8 @@ def test_a_record_is_a_config_and_takes_arguments(tmp_path):
     path.write_text(json.dumps({"settings": values, "data": {"dir": str(tmp_path)}}))
     data = load_config(path, [("data.fold", "1")]).data
     assert (data.fold, data.folds, data.split_seed, data.split) == (1, 3, 7, "")
+    data = load_config(path, [("data.val_fraction", "0.3")]).data
+    assert (data.fold, data.val_fraction, data.split_seed) == (None, 0.3, 7)
     data = load_config(path).data
     assert (data.fold, data.split_seed, data.split) == (None, None, str(path))
     path.write_text(json.dumps({"settings": {"data": {}, "momentum": 0.9}, "data": {"dir": ""}}))

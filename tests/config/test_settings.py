@@ -301,3 +301,16 @@ def test_settings_made_in_python_are_checked():
         Model(features=(4, 6))
     with pytest.raises(InputError, match=r"data\.crop must be divisible by 16"):
         dataclasses.replace(Settings(), data=Data(crop=(8, 8, 8)))
+
+
+def test_what_no_run_should_be_trained_with():
+    def check(norm, crop, seed=0):
+        model = {"features": (2, 3), "norm": norm, "dropout": (0.0,)}
+        from_config({"seed": seed, "model": model, "data": {"crop": crop}}).check_training()
+
+    for norm, crop in (("none", (2, 2, 2)), ("instance", (4, 2, 2))):
+        check(norm, crop)
+    with pytest.raises(InputError, match=r"data\.crop must leave 2 voxels of the deepest level.*; it is \(2, 2, 2\)"):
+        check("instance", (2, 2, 2))
+    with pytest.raises(InputError, match=r"seed must be below 2\*\*32"):
+        check("none", (2, 2, 2), seed=2**32)

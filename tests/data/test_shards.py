@@ -225,3 +225,15 @@ def test_arrays_of_a_case_that_is_withdrawn_between_shards_are_deleted(tmp_path)
     assert run(raw, out, "2/2")["missing"] == []
     kept = {f"{name}.npy" for name, record in read_manifest(out)["cases"].items() if record["status"] == "kept"}
     assert made[0] not in kept and {path.name for path in (out / "images").glob("*.npy")} == kept
+
+
+def test_a_shard_that_sees_part_of_the_cohort_takes_nothing_of_another_away(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_cohort(raw, 4, (16, 16, 16), seed=0, workers=1)
+    run(raw, out, "2/2")
+    last = max(path.name for path in raw.iterdir() if path.is_dir())
+    (raw / last).rename(tmp_path / last)  # as where it is still being copied
+    run(raw, out, "1/2")
+    (tmp_path / last).rename(raw / last)
+    assert run(raw, out, "1/2")["missing"] == []
+    assert len(read_dataset(out).cases) == 4 and len(list((out / "images").glob("*.npy"))) == 4

@@ -88,7 +88,7 @@ def test_folds_of_several_recipes_or_scored_otherwise_are_not_pooled(tiny_config
     assert "chosen on validation cases of these folds" in (tmp_path / "summary.md").read_text()
     folds = [tmp_path / "fold_0", tmp_path / "fold_1"]
     (folds[1] / "evaluation" / "summary.json").write_text('{"step": 0, "scored": "arrays"}')
-    with pytest.raises(InputError, match=r"was scored on arrays, .*fold_0 on None"):
+    with pytest.raises(InputError, match=r"evaluation has scored = arrays, .*fold_0 has None"):
         cross_validate.check_folds([read_record(fold) for fold in folds])
     (folds[1] / "evaluation" / "summary.json").write_text('{"step": 0}')
     record = json.loads((folds[1] / "config.json").read_text())

@@ -86,13 +86,13 @@ class TestSplit:
         assert now["split"] == str(run / "config.json")
         for name in ("train", "val", "cases", "fingerprint"):
             assert now[name] == before[name]
-        assert "other arrays" not in capsys.readouterr().err
+        assert "not the arrays" not in capsys.readouterr().err
         shutil.rmtree(run / "data")
         other = Preprocessing(("t2f", "t1c"), (16, 16, 16), "zscore", 0.0)
         preprocess_cohort(tiny_cohort, run / "data", other, workers=1)
         flags = [f"--workdir={tmp_path / 'other'}", "--config.data.raw_dir="]
         assert main.run([f"--config={run / 'config.json'}", *flags]) == 0
-        assert f"{run / 'data'}: other arrays than those that {run} was trained on\n" in capsys.readouterr().err
+        assert f"{run / 'data'}: not the arrays that {run} was trained on\n" in capsys.readouterr().err
 
 
 def test_a_report_that_was_killed_is_made_by_the_same_command(run, train, capsys):

@@ -250,8 +250,8 @@ def _data_set_cases(root: pathlib.Path, image_folders: list[str], problems: list
         for folder, stems in images.items()
         for stem in stems
     }
-    # What most are decides: one file more, of another name, belongs to no case.
-    channel_files = 2 * sum(channel is not None for channel in channels.values()) > len(channels)
+    # What most are decides: one file more, of another name, belongs to no case. Channels begin with 0, unlike cases.
+    channel_files = 0 in channels.values() and 2 * sum(one is not None for one in channels.values()) > len(channels)
     # Of each case the files of each channel; None is that of all channels.
     found: dict[tuple[str, str], dict[int | None, list[pathlib.Path]]] = {}
     for (folder, stem), channel in channels.items():

@@ -123,6 +123,8 @@ def test_decathlon_channels_come_from_dataset_json_and_macos_files_are_ignored(t
 def test_four_digits_are_no_channel_where_there_are_not_as_many(tmp_path):
     data_set(tmp_path, DECATHLON_JSON, "imagesTr/BRATS_0001.nii.gz", "imagesTr/BRATS_0484.nii.gz")
     assert names(find_cases(tmp_path)) == ["BRATS_0001", "BRATS_0484"]
+    touch(tmp_path / "imagesTr/BRATS_0002.nii.gz")
+    assert names(find_cases(tmp_path)) == ["BRATS_0001", "BRATS_0002", "BRATS_0484"]
 
 
 def test_nnunet_channels_and_nested_regions(tmp_path):
