@@ -131,10 +131,8 @@ class Settings:
         rule = f"batch_size must be a multiple of the {devices} devices of mesh.data"
         need(batch % max(devices, 1) == 0, rule, batch)
         self.loss.check_head(self.model.head)
-        dropout, rule = (
-            self.augment.modality_dropout,
-            "augment.modality_dropout is above 0 where data.incomplete is true",
-        )
+        dropout = self.augment.modality_dropout
+        rule = "augment.modality_dropout is above 0 where data.incomplete is true"
         need(dropout > 0 or not self.data.incomplete, rule, dropout)
         self._check_windows()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxbrats.data.manifest import FAILED, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases
+from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases, path_in_cohort
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 
@@ -56,7 +56,7 @@ def differences(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path, setti
     raw, records = pathlib.Path(raw_dir), read_manifest(data_dir)["cases"]
     # Former versions named what belongs to no case by its whole path.
     records = {
-        os.path.relpath(name, raw) if pathlib.Path(name).is_absolute() else name: record
+        path_in_cohort(name, raw) if pathlib.Path(name).is_absolute() else name: record
         for name, record in records.items()
     }
     cohort = find_cases(raw, settings.modalities, settings.incomplete)

@@ -35,6 +35,7 @@ from jaxbrats.evaluation.volumes import ScoredArrays, ScoredCase, ScoredFiles
 from jaxbrats.inference import output_folder
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.postprocess import read_postprocessing
+from jaxbrats.report.pages import REPORT
 from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import RunRecord, check_data, patients_trained_on, portable, read_record
@@ -171,7 +172,7 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         rows = [row for result in scored for row in result.rows]
         summary = statistics.summarise(rows)
         # The last evaluation ends with its predictions; this one counts when its summary is there.
-        for name in ("evaluation/summary.json", "evaluation/cases.csv", "report.html"):
+        for name in ("evaluation/summary.json", "evaluation/cases.csv", REPORT):
             (record.workdir / name).unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
     names = {result.case for result in scored}

@@ -268,8 +268,9 @@ def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outc
     # Not imported before there is something to show: with SciPy and matplotlib it takes as long as all else together.
     from jaxbrats.evaluation.statistics import summary_table
     from jaxbrats.report.curves import plot_curves
+    from jaxbrats.report.pages import REPORT
     from jaxbrats.runs.evaluate import evaluate_run, is_evaluated
-    from jaxbrats.runs.report import REPORT, report_run
+    from jaxbrats.runs.report import report_run
 
     workdir, problems = record.workdir, []
     evaluated = not outcome.trained and is_evaluated(record, checkpoints.choose_step(workdir, "best"), dataset)

@@ -8,9 +8,6 @@ from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
 
-# Made last: a run without it is not finished.
-REPORT = "report.html"
-
 
 def report_run(workdir: str | pathlib.Path, workers: int | None = None) -> tuple[pathlib.Path, list[InputError]]:
     """Writes RUN/report.html and a page for each case that was scored.

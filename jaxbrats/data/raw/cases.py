@@ -104,11 +104,12 @@ class Cohort:
         found: dict[str, InputError] = {}
         for problem in self.problems:
             if problem.case not in whole:
-                found.setdefault(problem.case or _relative(problem.file, root), problem)
+                found.setdefault(problem.case or path_in_cohort(problem.file, root), problem)
         return found
 
 
-def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
+def path_in_cohort(path: str | pathlib.Path, root: pathlib.Path) -> str:
+    """What a file of no case is called by: its path from the cohort's folder, the same on every machine."""
     return pathlib.PurePath(os.path.relpath(path, root)).as_posix()
 
 

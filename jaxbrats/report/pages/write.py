@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from jaxbrats.evaluation import tables
 from jaxbrats.evaluation.volumes import ScoredCase
+from jaxbrats.report.pages import REPORT
 from jaxbrats.report.pages.case_page import CasePage, CaseTask, page_path, write_case_page
 from jaxbrats.report.pages.overview import Run, overview
 from jaxbrats.report.pages.score_table import by_case
@@ -44,7 +45,7 @@ def write_report(
     workdir = pathlib.Path(workdir)
     run = _read_run(workdir, config)
     pages, problems = _write_case_pages(run, cases, workers)
-    path = workdir / "report.html"
+    path = workdir / REPORT
     files.write_text(path, overview(run, pages, [str(problem) for problem in problems]))
     _remove_pages_of_other_evaluations(run)
     return path, problems
