@@ -77,13 +77,13 @@ def predict_arrays(
         spacing = _spacing(affine_of_array(case.record))
         with _of_this_case(case.name) as problems:
             labels, truth = predictor.labels(read_image(case)), read_labels(case)
-            labels = as_written(postprocess(labels, spacing, network.postprocessing), case.record)
+            labels = postprocess(labels, spacing, network.postprocessing)
         if problems:
             yield problems[0]
             continue
         if folder is not None:
             write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
-        yield Predicted(case.name, labels, truth, spacing)
+        yield Predicted(case.name, as_written(labels, case.record), truth, spacing)
 
 
 def score(results: Iterable[Predicted | InputError]) -> Iterator[CaseScores | InputError]:

@@ -1,5 +1,6 @@
 """`evaluate` gives what `predict` and `score` give: whole volumes on the voxels of the files, where these are known."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,9 +12,12 @@ from jaxbrats import commands
 from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import SCORED
+from jaxbrats.evaluation.evaluate import predict_arrays
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.postprocess import write_postprocessing
+from jaxbrats.inference.predictions import read_prediction
 from jaxbrats.runs.evaluate import dataset_to_score, evaluate_run, is_evaluated, read_summary, scored_by
+from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 
@@ -185,3 +189,16 @@ def test_an_evaluation_takes_nothing_of_a_prediction_away_and_no_old_report_stan
     with pytest.raises(InputError, match=r"predictions: holds what jaxbrats predict wrote\. Move the folder"):
         evaluate_run(run)
     assert read_summary(run) == before
+
+
+def test_scores_of_arrays_finer_than_their_files_are_of_what_is_written(tiny_run, tmp_path):
+    record, network = read_record(tiny_run), run_network(read_record(tiny_run), "best")
+    case = read_dataset(record.data_dir).select(record.split.val)[0]
+    size, affine = np.array(case.record["shape"]), np.array(case.record["affine"])
+    file = {"shape": (size // 2).tolist(), "affine": (affine @ np.diag([2, 2, 2, 1])).tolist()}
+    finer = dataclasses.replace(case, record=case.record | {"file": file})
+    (scored,), (before,) = (list(predict_arrays([one], network, tmp_path)) for one in (finer, case))
+    assert (before.labels != scored.labels).any()
+    list(predict_arrays([finer], network, tmp_path))
+    written = read_prediction(tmp_path / f"{case.name}.nii.gz", case.name, scored.labels.shape, finer.record)
+    np.testing.assert_array_equal(scored.labels, written)
