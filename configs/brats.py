@@ -34,7 +34,8 @@ def get_config() -> ConfigDict:
     # nnU-Net for Brain Tumor Segmentation, https://doi.org/10.1007/978-3-030-72087-2_11).
     settings.model.head = "regions"
     settings.loss.terms = {"dice": 1.0, "bce": 1.0}
-    # nnU-Net's network for BraTS: six levels, instance normalisation, leaky ReLU, deep supervision, no dropout.
+    # nnU-Net's network for BraTS, but that it pools (nnU-Net: convolutions of stride 2): six levels, instance
+    # normalisation, leaky ReLU, deep supervision, no dropout.
     settings.model.features = (32, 64, 128, 256, 320, 320)
     settings.model.norm = "instance"
     settings.model.activation = "leaky_relu"
@@ -47,7 +48,7 @@ def get_config() -> ConfigDict:
     settings.optimizer.clip_norm = 1.0
     settings.learning_rate = 1e-3
     settings.schedule = "cosine"
-    settings.ema = 0.999
+    settings.ema = 0.999  # for 10,000 steps and more; of fewer the first would still count, take 0.99
     settings.dtype = "bfloat16"
     settings.inference.mirror = True
     # Small false lesions cost lesion-wise scores much. Volumes in mm^3, chosen by cross-validation on the patients of

@@ -32,10 +32,9 @@ from jaxbrats import main as train_program
 from jaxbrats.config import load_config
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation import metrics, tables
-from jaxbrats.evaluation.statistics import PRINTED, Summary, describe
+from jaxbrats.evaluation.statistics import PRINTED, Summary, describe, read_summary
 from jaxbrats.evaluation.tables import Row
 from jaxbrats.inference.postprocess import POSTPROCESSING
-from jaxbrats.runs.evaluate import read_summary
 from jaxbrats.runs.record import RunRecord, changes_of_the_recipe, read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import write_text

@@ -54,7 +54,7 @@ def preprocess(
         `reason` of the latter two, and what was done. A case whose files cannot be used fails and the others go on.
 
     Raises:
-        InputError: no case is found, a setting is none it can have, or `out` cannot be used.
+        InputError: no case is found, a setting has a value that is not allowed, or `out` cannot be used.
         OSError: an array cannot be written (full disk, no permission).
     """
     settings = Preprocessing(tuple(modalities), crop, normalization, min_tumour, spacing, incomplete, soft_labels)

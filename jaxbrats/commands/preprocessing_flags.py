@@ -28,7 +28,7 @@ def settings(flag_values: flags.FlagValues) -> Preprocessing:
     """What the flags say.
 
     Raises:
-        InputError: a value is none it can have, or the config is none.
+        InputError: a value is not allowed, or the config cannot be read.
     """
     kinds, config = typing.get_type_hints(Data), flag_values["config"].value
     data = from_config(load_config(config)).data if config else Data()

@@ -26,7 +26,7 @@ class Augment:
     """How training cases are changed at random; see `jaxbrats.model.augment`.
 
     Attributes:
-        mirror: Probability of mirroring, for each axis apart.
+        mirror: Probability of mirroring along each axis.
         rotation: Probability of rotating.
         scaling: Probability of scaling.
         elastic: Probability of deforming elastically.

@@ -84,8 +84,8 @@ class Settings:
         deterministic: Whether a compiled program gives the same bits each time on a GPU too, with kernels that may be
             slower.
         skip_nonfinite: Whether an update that is not finite is dropped and counted; else it ends the run.
-        tracking: What shows the run beside metrics.jsonl, several with commas between; auto for TensorBoard where it is
-            installed, nothing for none.
+        tracking: Trackers that the run is logged to besides metrics.jsonl, separated by commas; auto for TensorBoard
+            where it is installed, nothing for none.
     """
 
     seed: int = 0

@@ -1,1 +1,1 @@
-"""From files on disk to batches: finding cases, NIfTI, preprocessing, splits, the loader, a synthetic cohort."""
+"""From files on disk to batches: finding cases, NIfTI, checks, preprocessing, splits, the loader."""

@@ -1,4 +1,4 @@
-"""The names and numbers every part agrees on: modalities, labels, regions and their colours' keys.
+"""The names and numbers every part agrees on: modalities, labels and regions.
 
 Labels inside the project are those of BraTS 2023 (https://www.synapse.org/brats2023): 0 background, 1 necrosis (NCR),
 2 edema (ED), 3 enhancing tumour (ET). BraTS 2018 to 2021 files write ET as 4; the Medical Segmentation Decathlon has an

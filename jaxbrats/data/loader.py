@@ -105,7 +105,7 @@ def validation_batches(
 
 
 def loader_state(cases: Sequence[ArrayCase], seed: int) -> dict[str, Any]:
-    """What, beside the number of the next batch, a training stream of `identified` cases follows from; JSON-able, to
+    """What, besides the number of the next batch, a training stream of `identified` cases follows from; JSON-able, to
     compare on resuming.
     """
     return {"seed": seed, "cases": len(cases), "fingerprint": fingerprint(case.content for case in cases)}

@@ -95,11 +95,8 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise InputError("is missing, so this is not a folder of arrays", file=path, hint="Run jaxbrats preprocess")
-    try:
-        manifest = files.read_json(path)
-    except InputError as error:
-        # Without it preprocessing does not know which files are its own.
-        raise InputError(error.problem, file=path, hint=_AGAIN) from error
+    # Without it preprocessing does not know which files are its own.
+    manifest = files.read_json(path, hint=_AGAIN)
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         found = manifest.get("version") if isinstance(manifest, dict) else type(manifest).__name__
         raise InputError(f"expected version {VERSION} of the manifest, found {found}", file=path, hint=_AGAIN)

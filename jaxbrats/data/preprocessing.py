@@ -1,7 +1,8 @@
 """One case from its files to the arrays that a network sees: normalised, cropped, stacked.
 
-Training and prediction go through the same steps, so that a new patient is treated exactly as the cases trained on.
-All arrays of a cohort are in one frame (orientation and spacing); only cases in another are turned and resampled.
+Training and prediction go through the same steps, so that a new patient is treated as the cases trained on. (Where a
+case is resampled, a prediction resamples the brain's box alone, whose size is rounded to whole voxels by itself.) All
+arrays of a cohort are in one frame (orientation and spacing); only cases in another are turned and resampled.
 Statistics are of whole volumes; only the box that becomes the array is ever converted to floats, because it is a
 quarter of the voxels of a BraTS volume.
 """
@@ -122,7 +123,7 @@ class Preprocessing:
         """From what `to_dict` gave.
 
         Raises:
-            InputError: a key is missing or unknown, or a value is none it can have.
+            InputError: a key is missing or unknown, or a value is not allowed.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         # Arrays that are older than a setting were made as its default says.

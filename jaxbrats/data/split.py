@@ -191,7 +191,7 @@ def read_split(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
     left_out = sorted(patients.keys() - set(names), key=natural_key)
     if left_out:
         some = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        logging.warning("%s names neither side for %d cases, which are left out: %s", path, len(left_out), some)
+        logging.warning("on neither side of %s are %d cases, which are left out: %s", path, len(left_out), some)
     return split
 
 

@@ -1,1 +1,1 @@
-"""How good a segmentation is: metrics, score tables and figures."""
+"""How good a segmentation is: metrics, score tables, statistics."""

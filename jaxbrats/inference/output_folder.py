@@ -154,10 +154,7 @@ def open_output(
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        record = read_json(path)
-    except InputError as error:
-        raise InputError(error.problem, file=path, hint=_OTHER_FOLDER) from error
+    record = read_json(path, hint=_OTHER_FOLDER)
     cases = record.get("cases") if isinstance(record, dict) else None
     sound = (
         isinstance(cases, dict)

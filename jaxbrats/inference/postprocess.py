@@ -154,13 +154,11 @@ def read_postprocessing(workdir: pathlib.Path, default: Postprocessing) -> Postp
     path = workdir / POSTPROCESSING
     if not path.exists():
         return default
-    values = read_json(path)
+    values, hint = read_json(path), "Tune again or delete it"
+    settings = values.get("settings") if isinstance(values, Mapping) else None
+    if not settings:
+        raise InputError("holds no settings", file=path, hint=hint)
     try:
-        settings = values["settings"] if isinstance(values, Mapping) else values
-        if not settings or not isinstance(settings, Mapping):
-            raise InputError(f"expected postprocessing settings, found {settings}")
         return typed.build(Postprocessing, typed.complete(Postprocessing, settings, "postprocessing"))
-    except KeyError as error:
-        raise InputError("holds no settings", file=path, hint="Tune again or delete it") from error
     except InputError as error:
-        raise InputError(error.problem, file=path, hint="Tune again or delete it") from error
+        raise InputError(error.problem, file=path, hint=hint) from error

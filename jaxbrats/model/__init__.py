@@ -1,1 +1,1 @@
-"""Pure functions of arrays: convolution, U-Net, losses, scores. Knows no file and no config file."""
+"""Pure functions of arrays: U-Net, blocks, heads, losses, augmentation, convolution, counts."""

@@ -32,7 +32,6 @@ class Conv(nn.Module):
     kernel_size: tuple[int, int, int] = (1, 1, 1)
     use_bias: bool = True
     method: str = "auto"
-    dtype: Any = jnp.float32
     strides: Strides = (1, 1, 1)
 
     @nn.compact
@@ -58,7 +57,6 @@ class Upsample(nn.Module):
     """A transposed convolution with its parameters, its window as large as its strides."""
 
     features: int
-    dtype: Any = jnp.float32
     strides: Strides = (2, 2, 2)
 
     @nn.compact
@@ -96,13 +94,12 @@ class AttentionGate(nn.Module):
     """
 
     features: int
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, skip: jax.Array, gate: jax.Array) -> jax.Array:
         """`skip` `(B, X, Y, Z, C)`, weighted by `gate` `(B, X, Y, Z, C')`."""
-        joint = nn.relu(Conv(self.features, dtype=self.dtype, name="joint")((skip, gate)))
-        return skip * nn.sigmoid(Conv(1, dtype=self.dtype, name="coefficient")((joint,)))
+        joint = nn.relu(Conv(self.features, name="joint")((skip, gate)))
+        return skip * nn.sigmoid(Conv(1, name="coefficient")((joint,)))
 
 
 def normalise(
@@ -159,7 +156,7 @@ class Block(nn.Module):
         strides = self.strides if index == 0 else (1, 1, 1)
         # A normalisation with its own shift makes a bias before it idle.
         bias = self.norm == "none"
-        x = Conv(self.features, self.kernel_size, bias, self.conv, self.dtype, strides, name=f"conv_{index}")(inputs)
+        x = Conv(self.features, self.kernel_size, bias, self.conv, strides, name=f"conv_{index}")(inputs)
         return normalise(x, self.norm, train, self.dtype, f"norm_{index}", activation)
 
     def drop(self, x: jax.Array, train: bool) -> jax.Array:
@@ -194,7 +191,8 @@ class SingleBlock(PlainBlock):
 class ResidualBlock(Block):
     """Two convolutions that learn what to add to the input (He et al. 2016, arXiv:1512.03385, figure 2).
 
-    As in nnU-Net (Isensee et al. 2024, arXiv:2404.09556): activation after the sum; where channels change, the input
+    As in nnU-Net (Isensee et al. 2024, arXiv:2404.09556): activation after the sum (but its last normalisation begins
+    with a scale of 1, nnU-Net's with 0); where channels change, the input
     is projected by a 1×1×1 convolution with normalisation, and where the block strides, averaged before (ResNet-D, He
     et al. 2019, arXiv:1812.01187).
     """
@@ -216,7 +214,7 @@ class ResidualBlock(Block):
         inputs = tuple(mean_pool(part, self.strides) for part in inputs)
         if sum(part.shape[-1] for part in inputs) == self.features:
             return jnp.concatenate(inputs, axis=-1)
-        x = Conv(self.features, use_bias=self.norm == "none", dtype=self.dtype, name="projection")(inputs)
+        x = Conv(self.features, use_bias=self.norm == "none", name="projection")(inputs)
         return normalise(x, self.norm, train, self.dtype, name="projection_norm")
 
 

@@ -72,14 +72,16 @@ def soft_dice_loss(
 
     Args:
         probabilities: The prediction.
-        targets: What they should be, 0 or 1.
+        targets: What they should be: 0, 1 or, of soft labels, parts.
         channel_weights: K numbers, of which only the ratios matter; None weighs all alike.
         smooth: Added to numerator and denominator.
         per: Whether the sums run over the batch together, or over each case, whose coefficients are then averaged.
         squared: Whether both are squared in the denominator, as in the paper. Targets of 0 and 1 stay what they are.
     """
     space = _space(per)
-    intersection = jnp.sum(probabilities * targets, axis=space)
+    # Squared, the product is least wrong at the targets, whatever these are.
+    both = probabilities * targets if squared else _overlap(probabilities, targets)
+    intersection = jnp.sum(both, axis=space)
     predicted, true = (jnp.sum(jnp.square(part) if squared else part, axis=space) for part in (probabilities, targets))
     dice = (2 * intersection + smooth) / (predicted + true + smooth)
     return _one_minus_mean(dice, channel_weights)
@@ -100,7 +102,7 @@ def tversky_loss(
     both is Dice, up to `smooth`. Arguments as of `soft_dice_loss`.
     """
     space = _space(per)
-    both = jnp.sum(probabilities * targets, axis=space)
+    both = jnp.sum(_overlap(probabilities, targets), axis=space)
     wrong = false_positives * (jnp.sum(probabilities, axis=space) - both)
     missed = false_negatives * (jnp.sum(targets, axis=space) - both)
     return _one_minus_mean((both + smooth) / (both + wrong + missed + smooth), channel_weights)
@@ -180,6 +182,16 @@ def focal_loss(log_likelihood: jax.Array, alpha: jax.Array | float, gamma: float
     else:
         discount = jnp.maximum(wrong, jnp.finfo(jnp.float32).tiny) ** gamma
     return jnp.mean(-alpha * discount * log_likelihood)
+
+
+def _overlap(probabilities: jax.Array, targets: jax.Array) -> jax.Array:
+    """What probabilities and targets have in common: the lesser of both, their product where targets are 0 or 1.
+
+    With the product, a voxel that is half tumour would cost least where it is predicted to be all of it (Wang et al.
+    2023, Dice Semimetric Losses, arXiv:2303.16296).
+    """
+    # Not the minimum, whose gradient is half of the product's where both are 1.
+    return jnp.where(probabilities <= targets, probabilities, targets)
 
 
 def _space(per: Per) -> tuple[int, ...]:

@@ -110,10 +110,10 @@ class UNet3D(nn.Module):
             skips.append(x)
         logits = []
         for index in reversed(range(depth - 1)):
-            x = Upsample(self.features[index], self.dtype, tuple(strides[index]), name=f"upsample_{index}")(x)
+            x = Upsample(self.features[index], tuple(strides[index]), name=f"upsample_{index}")(x)
             skip = skips[index]
             if self.attention_gates:
-                skip = gate(max(1, self.features[index] // 2), self.dtype, name=f"gate_{index}")(skip, x)
+                skip = gate(max(1, self.features[index] // 2), name=f"gate_{index}")(skip, x)
             block = self.decoder_block or self.block
             x = self._level(block, decoder_blocks[index], index, f"decoder_{index}", (x, skip), train)
             # Its parameters are there whether training or not.
@@ -159,7 +159,7 @@ class UNet3D(nn.Module):
         )
 
     def _logits(self, x: jax.Array, name: str) -> jax.Array:
-        return Conv(self.num_classes, dtype=self.dtype, name=name)((x,)).astype(jnp.float32)
+        return Conv(self.num_classes, name=name)((x,)).astype(jnp.float32)
 
 
 def _of_levels(what: str, values: Sequence[Any], levels: int) -> tuple[Any, ...]:

@@ -12,7 +12,6 @@ report of that one is deleted.
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from tqdm import tqdm
 
@@ -74,7 +73,7 @@ def is_evaluated(record: RunRecord, step: int, dataset: Dataset | None = None) -
     """Whether the run's summary is of this checkpoint and post-processing, on all its validation cases, without a
     problem and, where `dataset` has the files that the arrays were made from, on these.
     """
-    summary = read_summary(record.workdir)
+    summary = statistics.read_summary(record.workdir)
     own = files.fingerprint(record.cases[name] for name in record.split.val)
     asked = read_postprocessing(record.workdir, record.settings.postprocessing)
     # A summary that does not say is of a time when evaluation did none.
@@ -83,19 +82,6 @@ def is_evaluated(record: RunRecord, step: int, dataset: Dataset | None = None) -
     if found != (step, own, [], dataclasses.asdict(asked)):
         return False
     return dataset is None or summary.get("scored") != "arrays" or not _can_be_scored_whole(record, dataset)
-
-
-def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
-    """`evaluation/summary.json`; empty where the run was not evaluated.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    path = workdir / "evaluation" / "summary.json"
-    summary = files.read_json(path) if path.exists() else {}
-    if not isinstance(summary, dict):
-        raise InputError("is not as jaxbrats evaluate writes it", file=path, hint="Run jaxbrats evaluate again")
-    return summary
 
 
 def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> Dataset:
@@ -288,7 +274,7 @@ def scored_by(record: RunRecord) -> tuple[list[ScoredCase], list[InputError]]:
     Raises:
         InputError: the arrays that were scored are gone, or the evaluation's files are damaged.
     """
-    table, summary = record.workdir / "evaluation" / "cases.csv", read_summary(record.workdir)
+    table, summary = record.workdir / "evaluation" / "cases.csv", statistics.read_summary(record.workdir)
     if not table.exists() or not summary:
         return [], []
     dataset = read_dataset(record.workdir / summary.get("data", record.data_dir))

@@ -1,4 +1,4 @@
-"""What a run's numbers follow from beside its settings and its data: the code, the libraries, the machine."""
+"""What a run's numbers follow from besides its settings and its data: the code, the libraries, the machine."""
 
 import functools
 import hashlib

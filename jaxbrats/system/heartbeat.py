@@ -96,7 +96,7 @@ class Heartbeat(threading.Thread):
         if lost:
             names = ", ".join(self._describe(process) for process in lost)
             self._publish(
-                f"nothing heard of {names} for {SILENCE_SECONDS:.0f} seconds: killed, out of memory or cut off "
+                f"nothing heard from {names} for {SILENCE_SECONDS:.0f} seconds: killed, out of memory or cut off "
                 "from the network. So the run ends; the same command goes on from the last checkpoint"
             )
 

@@ -1,1 +1,1 @@
-"""Training: settings, device mesh, state, step, checkpoints, logs and the loop that joins them."""
+"""Training: device mesh, optimiser, state, step, checkpoints, logs and the loop that joins them."""

@@ -22,9 +22,9 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxbrats.system import distributed
 from jaxbrats.system.errors import InputError, printable
 from jaxbrats.system.files import RemovedError, read_json
 from jaxbrats.train.checksums import DamagedCheckpointError, verify, write_checksums
@@ -50,12 +50,11 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
         OSError: one cannot be written.
     """
     folder = (workdir / _FOLDER).absolute()
-    if jax.process_index() == 0:
-        _take_back_deleted(folder)
-        _set_aside_damaged(folder)
-        _empty_deleted(folder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("checkpoints verified")
+    with distributed.first_process_first("checkpoints"):
+        if distributed.is_first():
+            _take_back_deleted(folder)
+            _set_aside_damaged(folder)
+            _empty_deleted(folder)
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics[SCORE],
         cleanup_tmp_directories=True,
@@ -147,7 +146,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tupl
 
 
 def _training(state: TrainState) -> dict[str, Any]:
-    """What training needs to go on, beside what inference needs."""
+    """What training needs to go on, besides what inference needs."""
     training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     return training if state.average is None else training | {"trained": state.trained}
 
@@ -232,14 +231,14 @@ def _steps(folder: pathlib.Path) -> list[int]:
 
 def _write_checksums_of_new(folder: pathlib.Path) -> None:
     """Orbax calls this when all of a checkpoint is written, before it takes the temporary name away."""
-    if jax.process_index() == 0:
+    if distributed.is_first():
         for new in folder.glob("*.orbax-checkpoint-tmp*"):
             write_checksums(new)
 
 
 def _empty_deleted(folder: pathlib.Path) -> None:
     """Deletes the checkpoints that Orbax renamed away, but not one whose place another has not taken yet."""
-    if jax.process_index() == 0:
+    if distributed.is_first():
         for step in _steps(folder / _DELETED):
             if step <= max(_steps(folder), default=-1):
                 shutil.rmtree(folder / _DELETED / str(step), ignore_errors=True)

@@ -30,7 +30,7 @@ class EarlyStopping:
         """Takes the score after a step that ends an epoch.
 
         Returns:
-            What the log is to tell beside the score; nothing of a run that never ends early.
+            What the log is to tell besides the score; nothing of a run that never ends early.
         """
         self._scores[step] = score
         return {"epochs_since_best": self.epochs_since_best} if self._patience else {}

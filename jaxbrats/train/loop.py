@@ -33,7 +33,7 @@ from jaxbrats.train.state import TrainState, init_state, make_model
 from jaxbrats.train.step import device_memory
 from jaxbrats.train.tracking import open_trackers
 
-# Batches on the devices beside the one in use.
+# Batches on the devices besides the one in use.
 PREFETCH = 2
 # Steps of a start after which all that lives from step to step has its place in memory.
 _WARMUP_STEPS = 3

@@ -43,7 +43,7 @@ def adam(schedule: optax.Schedule, options: Optimizer) -> optax.GradientTransfor
 
 
 def adamw(schedule: optax.Schedule, options: Optimizer) -> optax.GradientTransformation:
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
     return optax.adamw(schedule, weight_decay=options.weight_decay, mask=decayed)
 
 

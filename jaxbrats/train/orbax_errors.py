@@ -14,7 +14,7 @@ from jaxbrats.system.files import RemovedError, disk_error
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps from the user, while the block runs, what Orbax and tensorstore say beside the error that they raise."""
+    """Keeps from the user, while the block runs, what Orbax and tensorstore say besides the error that they raise."""
 
     def unraisable(event: Any) -> None:
         # Where one write failed, others of tensorstore's find Orbax's event loop closed.

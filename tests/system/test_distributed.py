@@ -142,7 +142,7 @@ def test_the_death_of_a_process_ends_the_others(joined):
     _, heard = first.communicate(timeout=60)
     assert time.monotonic() - begun < 60
     assert first.returncode == 1
-    assert f"jaxbrats train: nothing heard of process 1 of 2 ({socket.gethostname()}) for 5 seconds: killed" in heard
+    assert f"jaxbrats train: nothing heard from process 1 of 2 ({socket.gethostname()}) for 5 seconds: killed" in heard
     assert "Traceback" not in heard
 
 

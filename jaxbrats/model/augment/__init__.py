@@ -1,9 +1,11 @@
 """Augmentation: training cases changed at random on the device, as a part of the compiled step.
 
 Transforms, their order and their defaults are those of nnU-Net v2 (`nnUNetTrainer.get_training_transforms`) and of
-batchgenerators, on which it builds (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z). Most cases are
-left as they are by most transforms, so one that is not drawn is not computed either (`lax.cond`): cases and channels
-are worked on one after the other, because `jax.vmap` would compute both sides of every condition.
+batchgenerators, on which it builds (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z), but that it cuts
+a patch out of what was turned and here the patch is turned, so that corners become background, and that noise is drawn
+for each channel by itself. Most cases are left as they are by most transforms, so one that is not drawn is not computed
+either (`lax.cond`): cases and channels are worked on one after the other, because `jax.vmap` would compute both sides
+of every condition.
 """
 
 from collections.abc import Callable

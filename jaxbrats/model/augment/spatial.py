@@ -1,9 +1,9 @@
 """Rotation, scaling and elastic deformation in one resampling, and mirroring.
 
-Images and soft labels are interpolated trilinearly, and labels take their nearest voxel; outside the volume is
-background, 0. Angles and scales are those of voxels about the volume's centre, so a rotation keeps shapes where voxels
-are cubes. Slices and slabs, thinner than a third of their longest axis, are changed in plane only, as nnU-Net's are
-('dummy 2-D').
+Images are interpolated trilinearly, and labels likewise, each by itself, whereupon a voxel has the one that covers most
+of it or, where labels are soft, its part of each; outside the volume is background, 0. Angles and scales are those of
+voxels about the volume's centre, so a rotation keeps shapes where voxels are cubes. Slices and slabs, thinner than a
+third of their longest axis, are changed in plane only, as nnU-Net's are ('dummy 2-D').
 """
 
 import functools
@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from jaxbrats.config import Augment
+from jaxbrats.data.labels import SHARES, WHOLE, most_covered
 from jaxbrats.model import random
 from jaxbrats.model.augment.fields import smooth_field, thick_axes
 
@@ -53,14 +54,7 @@ def change_space(settings: Augment, key: jax.Array, image: jax.Array, labels: ja
             if settings.elastic:
                 sizes = [share * size for share, size in zip(deformation.displacement, shape, strict=True)]
                 shifts = [size * smooth_field(key, shape) for size, key in zip(sizes, field_keys, strict=True)]
-            coordinates = source_coordinates(shape, matrix, shifts)
-            if labels.ndim == 4:
-                both = sample_linear(jnp.concatenate([image, labels.astype(image.dtype)], axis=-1), coordinates)
-                # Cut off, not rounded: no voxel gets more than its whole. The weights of an interpolation sum to 1 but
-                # for their last digits, with which 255 would become 254.
-                parts = both[..., image.shape[-1] :] + 1e-2
-                return both[..., : image.shape[-1]], parts.astype(labels.dtype)
-            return sample_linear(image, coordinates), sample_nearest(labels, coordinates)
+            return sample(image, labels, source_coordinates(shape, matrix, shifts))
 
         image, labels = lax.cond(deformation.drawn, resample, lambda *same: same, image, labels)
     if settings.mirror:
@@ -114,10 +108,23 @@ def source_coordinates(
     ]
 
 
+def sample(image: jax.Array, labels: jax.Array, coordinates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """An image `(X, Y, Z, C)` and its labels `(X, Y, Z)` or `(X, Y, Z, 3)` at coordinates `(X', Y', Z')`."""
+    hard = labels.ndim == 3
+    parts = WHOLE * (labels[..., None] == jnp.array(SHARES)) if hard else labels
+    both = sample_linear(jnp.concatenate([image, parts.astype(image.dtype)], axis=-1), coordinates)
+    # Cut off, not rounded: no voxel gets more than its whole. The weights of an interpolation sum to 1 but for their
+    # last digits, with which 255 would become 254.
+    parts = (both[..., image.shape[-1] :] + 1e-2).astype(jnp.uint8)
+    return both[..., : image.shape[-1]], most_covered(parts, jnp).astype(labels.dtype) if hard else parts
+
+
 def sample_linear(image: jax.Array, coordinates: Sequence[jax.Array]) -> jax.Array:
     """Trilinear values of an image `(X, Y, Z, C)` at coordinates `(X', Y', Z')`; 0 outside."""
     shape = image.shape[:3]
-    padded, positions = _padded(image, coordinates)
+    # In a border of one voxel of background, a row a voxel.
+    rows = jnp.pad(image, [(1, 1)] * 3 + [(0, 0)]).reshape(-1, image.shape[-1])
+    positions = [jnp.clip(at + 1, 0, size + 1) for at, size in zip(coordinates, shape, strict=True)]
     lower = [jnp.minimum(jnp.floor(position), size) for position, size in zip(positions, shape, strict=True)]
     above = [position - floor for position, floor in zip(positions, lower, strict=True)]
     total = 0.0
@@ -125,27 +132,10 @@ def sample_linear(image: jax.Array, coordinates: Sequence[jax.Array]) -> jax.Arr
         weight = functools.reduce(
             jnp.multiply, [part if up else 1 - part for part, up in zip(above, corner, strict=True)]
         )
-        total += weight[..., None] * _take(padded, shape, [floor + up for floor, up in zip(lower, corner, strict=True)])
+        x, y, z = ((floor + up).astype(jnp.int32) for floor, up in zip(lower, corner, strict=True))
+        voxel = (x * (shape[1] + 2) + y) * (shape[2] + 2) + z
+        total += weight[..., None] * rows.at[voxel].get(mode="promise_in_bounds")
     return total
-
-
-def sample_nearest(labels: jax.Array, coordinates: Sequence[jax.Array]) -> jax.Array:
-    """The labels `(X, Y, Z)` of the voxels nearest to coordinates `(X', Y', Z')`; 0 outside."""
-    padded, positions = _padded(labels[..., None], coordinates)
-    return _take(padded, labels.shape, [jnp.round(position) for position in positions])[..., 0]
-
-
-def _padded(volume: jax.Array, coordinates: Sequence[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-    """A volume in a border of one voxel of background, as rows `(voxels, C)`, and the coordinates in it."""
-    padded = jnp.pad(volume, [(1, 1)] * 3 + [(0, 0)])
-    positions = [jnp.clip(at + 1, 0, size + 1) for at, size in zip(coordinates, volume.shape[:3], strict=True)]
-    return padded.reshape(-1, volume.shape[-1]), positions
-
-
-def _take(rows: jax.Array, shape: tuple[int, ...], voxel: Sequence[jax.Array]) -> jax.Array:
-    """Rows of whole-numbered positions in the padded volume."""
-    x, y, z = (position.astype(jnp.int32) for position in voxel)
-    return rows.at[(x * (shape[1] + 2) + y) * (shape[2] + 2) + z].get(mode="promise_in_bounds")
 
 
 def mirror(image: jax.Array, labels: jax.Array, mirrored: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxbrats.evaluation import tables
+from jaxbrats.evaluation import statistics, tables
 from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.report.pages import REPORT
 from jaxbrats.report.pages.case_page import CasePage, CaseTask, page_path, write_case_page
@@ -52,16 +52,13 @@ def write_report(
 
 
 def _read_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> Run:
-    table, summary = workdir / "evaluation" / "cases.csv", workdir / "evaluation" / "summary.json"
-    evaluation = files.read_json(summary) if summary.exists() else {}
-    if not isinstance(evaluation, dict):
-        raise InputError("is not as jaxbrats evaluate writes it", file=summary, hint="Run jaxbrats evaluate again")
+    table = workdir / "evaluation" / "cases.csv"
     return Run(
         workdir=workdir,
         config=config,
-        metrics=[record for record in read_metrics(workdir) if isinstance(record, Mapping)],
+        metrics=read_metrics(workdir),
         cases=by_case(tables.read_csv(table)) if table.exists() else [],
-        evaluation=evaluation,
+        evaluation=statistics.read_summary(workdir),
     )
 
 
