@@ -20,11 +20,9 @@ two labels nearly the same probability (of noise, 97 % agree with float32). Then
 Needs the extra `bench`. Writes benchmark_inference.json and .md.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import math
-import multiprocessing
 import os
 import pathlib
 import statistics
@@ -44,7 +42,7 @@ from jaxbrats.commands.startup import use_compiled_convolution
 from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.boxes import CropBox
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.raw.cases import Case, find_cases
+from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.inference.network import Network, load_network
 from jaxbrats.inference.predict import predict_cases
@@ -52,9 +50,7 @@ from jaxbrats.inference.predictor import Predictor
 from jaxbrats.inference.sliding_window import window_starts
 from jaxbrats.model.unet import UNet3D
 from jaxbrats.runs.record import read_record
-from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system.errors import InputError
-from jaxbrats.system.memory import keep_freed_memory
 from jaxbrats.system.processes import available_cpus
 
 FLAGS = flags.FlagValues()
@@ -198,38 +194,33 @@ def agreement(job: Job, side: str) -> float:
 
 def measure(job: Job, repeats: int) -> dict[str, Any]:
     """Times all sides in turns, each in its own process, after one case to warm up."""
-    context = multiprocessing.get_context("spawn")
     sides = SIDES if jax.default_backend() == "cpu" else (*SIDES, COMPILED)
     peers = sides[1:]
-    pools = {side: concurrent.futures.ProcessPoolExecutor(1, context, keep_freed_memory) for side in sides}
+    with benchmarking.processes(sides) as call:
 
-    def timed(side: str) -> dict[str, float]:
-        taken = pools[side].submit(run, side, job).result()
-        print(f"{side}: {taken['seconds']:.2f} s", flush=True)
-        return taken
+        def timed(side: str) -> dict[str, float]:
+            taken = call[side](run, side, job)
+            print(f"{side}: {taken['seconds']:.2f} s", flush=True)
+            return taken
 
-    try:
         first = {side: timed(side)["seconds"] for side in sides}
         agreements = {side: agreement(job, side) for side in peers}
         for side, share in agreements.items():
             if share < LEAST_AGREEMENT[jax.numpy.dtype(job.network.model.dtype).name]:
                 raise InputError(f"{side} gives {share:.4%} of the voxels the label of jaxbrats; nothing to time")
         rounds = [{side: timed(side) for side in sides} for _ in range(repeats)]
-    finally:
-        for pool in pools.values():
-            pool.shutdown(cancel_futures=True)
     medians = {
         side: {name: statistics.median(one[side][name] for one in rounds) for name in rounds[0][side]} for side in sides
     }
     peer = min(peers, key=lambda side: medians[side]["seconds"])
-    ratios = [one[peer]["seconds"] / one[OURS]["seconds"] for one in rounds]
+    seconds = [{side: taken["seconds"] for side, taken in one.items()} for one in rounds]
     return {
         "rounds": rounds,
         "median": medians,
         "first_seconds": first,
         "agreement": agreements,
         "peer": peer,
-        "ratio": {"median": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)},
+        "ratio": benchmarking.ratio(seconds, peer, OURS),
     }
 
 
@@ -254,7 +245,6 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"| {side} | {median['seconds']:.2f} | {median['windows_seconds']:.2f} | {report['first_seconds'][side]:.2f} |"
         for side, median in report["median"].items()
     ]
-    ratio = report["ratio"]
     return "\n".join(
         [
             "# Seconds to segment one case, files to file",
@@ -263,8 +253,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             "|---|---:|---:|---:|",
             *lines,
             "",
-            f"jaxbrats is {ratio['median']:.2f} times as fast as {report['peer']} ({ratio['least']:.2f} to "
-            f"{ratio['greatest']:.2f}). Same label: {report['agreement'][report['peer']]:.4%} of the voxels.",
+            f"jaxbrats is {benchmarking.ratio_text(report['ratio'])} times as fast as {report['peer']}. Same label: "
+            f"{report['agreement'][report['peer']]:.4%} of the voxels.",
             "",
             f"{report['case']['modalities']} modalities of {voxels} voxels, brain {brain}, {report['case']['windows']} "
             f"windows of {window}. Network: {report['network']}. Medians of {len(report['rounds'])} rounds, the sides "
@@ -287,14 +277,8 @@ def main() -> int:
     network = dataclasses.replace(network, variables=jax.tree.map(np.asarray, network.variables))
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        source = _CASE.value
-        if source is None:
-            write_cohort(folder / "raw", 1, tuple(map(int, _SHAPE.value)), seed=0, workers=1)
-            source = folder / "raw"
-        cohort = find_cases(source, network.preprocessing.modalities)
-        if not cohort.cases:
-            raise cohort.problems[0]
-        job = Job(cohort.cases[0], network, folder)
+        modalities, shape = network.preprocessing.modalities, list(map(int, _SHAPE.value))
+        job = Job(benchmarking.case_to_measure(_CASE.value, modalities, folder / "raw", shape), network, folder)
         report = {
             **benchmarking.machine(("jax", "numpy", "torch", "monai")),
             "network": f"features {', '.join(map(str, network.model.features))}, norm {network.model.norm}, "

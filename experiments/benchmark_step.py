@@ -22,7 +22,6 @@ import itertools
 import multiprocessing
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
 import time
@@ -164,12 +163,11 @@ def measure(size: int, batch: int, rounds: int) -> dict[str, Any]:
                 times = [[side.call(timed, what) for side in sides] for _ in range(rounds)]
                 if what == "step":
                     memory = compare_memory(ours, theirs)
-            ratios = [their / our for our, their in times]
-            medians = [statistics.median(column) for column in zip(*times, strict=True)]
+            pairs = [dict(zip((OURS, peer), pair, strict=True)) for pair in times]
             report[what] = {
-                "seconds": dict(zip((OURS, peer), medians, strict=True)),
+                "seconds": benchmarking.medians(pairs),
                 "peer": peer,
-                "ratio": {"median": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)},
+                "ratio": benchmarking.ratio(pairs, peer, OURS),
                 "rounds": times,
             }
     return {"losses": losses, **report, "memory": memory}
@@ -257,10 +255,9 @@ def as_markdown(report: dict[str, Any]) -> str:
     for what in ("step", "forward"):
         row, floor = report[what], report["floor"]["seconds"][what]
         ours, theirs = row["seconds"][OURS], row["seconds"][row["peer"]]
-        ratio = row["ratio"]
         lines.append(
             f"| {what}, seconds | {ours:.{digits}f} | {theirs:.{digits}f} ({row['peer']}) | "
-            f"{ratio['median']:.2f}x as fast ({ratio['least']:.2f} to {ratio['greatest']:.2f}) | {ours / floor:.2f} |"
+            f"{benchmarking.ratio_text(row['ratio'])} times as fast | {ours / floor:.2f} |"
         )
     peaks = report["memory"]["bytes"]
     peer = next(name for name in peaks if name != OURS)

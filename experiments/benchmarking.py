@@ -29,8 +29,6 @@ _CUDA = ("jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13"
 # What OpenMP, MKL, OpenBLAS and NumExpr read when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-Call = Callable[..., Any]
-
 
 def machine(packages: Iterable[str]) -> dict[str, Any]:
     """Processor, GPU, CPUs this process may use, and versions of Python and of those packages that are installed."""
@@ -159,14 +157,16 @@ def ratio_text(of: Mapping[str, float]) -> str:
     return f"{of['median']:.2f} ({of['least']:.2f} to {of['greatest']:.2f})"
 
 
-def case_to_measure(given: str | None, modalities: Sequence[str], folder: pathlib.Path) -> Case:
-    """The case in the folder that was given, or a synthetic one of a BraTS scan's size, written into `folder`.
+def case_to_measure(
+    given: str | None, modalities: Sequence[str], folder: pathlib.Path, shape: Sequence[int] = (240, 240, 155)
+) -> Case:
+    """The case in the folder that was given, or a synthetic one, by default of a BraTS scan's size, in `folder`.
 
     Raises:
         InputError: the folder given holds no case.
     """
     if given is None:
-        write_cohort(folder, 1, (240, 240, 155), seed=0, workers=1)
+        write_cohort(folder, 1, tuple(shape), seed=0, workers=1)
     cohort = find_cases(given or folder, modalities)
     if not cohort.cases:
         raise cohort.problems[0]

@@ -29,7 +29,8 @@ import peers
 from jaxbrats import commands
 from jaxbrats.data.labels import MODALITIES
 from jaxbrats.data.raw.cases import Case, VolumeFile
-from jaxbrats.data.raw.nifti import read_image, read_labels, write_labels
+from jaxbrats.data.raw.nifti import read_labels, write_labels
+from jaxbrats.data.raw.voxels import read_header
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import replacing, write_json
 from jaxbrats.system.processes import available_cpus
@@ -186,7 +187,7 @@ def as_nnunet(case: Case, labels: pathlib.Path) -> dict[str, Any]:
             problem = "nnU-Net reads a file for each modality that ends with .nii.gz"
             raise InputError(problem, case=case.name, file=volume.path, hint="Convert the cohort")
     voxels, _ = read_labels(case.labels, case.name, case.label_map)
-    write_labels(labels, np.array(list(LABEL_MAP.values()), np.uint8)[voxels], read_image(volumes[0], case.name).header)
+    write_labels(labels, np.array(list(LABEL_MAP.values()), np.uint8)[voxels], read_header(volumes[0].path, case.name))
     return {"images": [str(volume.path.resolve()) for volume in volumes], "label": str(labels.resolve())}
 
 

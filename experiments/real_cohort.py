@@ -21,7 +21,7 @@ from tqdm import tqdm
 from jaxbrats import commands
 from jaxbrats.data.labels import MODALITIES, NUM_CLASSES
 from jaxbrats.data.raw.cases import Case, find_cases
-from jaxbrats.data.raw.nifti import read_image, read_labels
+from jaxbrats.data.raw.nifti import read_channels, read_labels
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import replacing
 from jaxbrats.system.processes import available_cpus, map_in_processes
@@ -62,7 +62,8 @@ def write_case(case: Case, out: pathlib.Path, factor: int) -> InputError | None:
 def _write_case(case: Case, out: pathlib.Path, factor: int) -> None:
     folder = out / case.name
     for modality in MODALITIES:
-        volume = read_image(case.modalities[modality], case.name)
+        file = case.modalities[modality]
+        (volume,) = read_channels(file.path, (file.channel,), case.name)
         _write(folder, modality, blocks_of(volume.data, factor).mean(-1, np.float64), volume.affine, factor)
     if case.labels is None:
         raise InputError("has no segmentation", case=case.name, hint="Leave it out of the cohort")

@@ -155,7 +155,7 @@ def preprocess_images(
         that is there, whose `get_best_affine()` is the affine, as the model for a segmentation to write.
 
     Raises:
-        InputError: a modality is not there that must be, a file cannot be used (see `nifti.read_image`), or the
+        InputError: a modality is not there that must be, a file cannot be used (see `nifti.read_channels`), or the
             modalities do not lie on the same voxels.
     """
     present = settings.present(case)

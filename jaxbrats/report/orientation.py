@@ -47,13 +47,18 @@ class Orientation:
 
     def display(self, volume: np.ndarray) -> np.ndarray:
         """A view of a volume `(X, Y, Z)` with axes to the left, back and feet, or the nearest to them."""
-        return nib.orientations.apply_orientation(volume, self._to_display())
+        return nib.orientations.apply_orientation(volume, self.to_display())
 
     def display_spacing(self) -> np.ndarray:
         """Size of a voxel along the display axes, mm, `(3,)`."""
         spacing = np.empty(3)
-        spacing[self._to_display()[:, 0]] = nib.affines.voxel_sizes(self.affine)
+        spacing[self.to_display()[:, 0]] = nib.affines.voxel_sizes(self.affine)
         return spacing
+
+    def to_display(self) -> np.ndarray:
+        """For each axis of the file: the display axis it becomes, and -1 if it is turned round, `(3, 2)`."""
+        own = nib.orientations.io_orientation(self.affine)
+        return nib.orientations.ornt_transform(own, nib.orientations.axcodes2ornt(DISPLAY_AXES)).astype(int)
 
     def name_slice(self, axis: int, index: int, shape: Sequence[int]) -> str:
         """A slice by its index in the file, from 0, and by its position in the patient: "k = 91, z = 91 mm".
@@ -63,7 +68,7 @@ class Orientation:
             index: Along that axis, of the displayed volume.
             shape: Of the displayed volume.
         """
-        transform = self._to_display()
+        transform = self.to_display()
         own = int(np.flatnonzero(transform[:, 0] == axis)[0])
         # The position is that of the slice's middle, which matters if the affine is oblique.
         voxel = (np.array(shape)[transform[:, 0]] - 1) / 2
@@ -73,8 +78,3 @@ class Orientation:
             # Adding 0 after rounding turns -0 into 0.
             name += f", {'xyz'[axis]} = {np.round(nib.affines.apply_affine(self.affine, voxel)[axis]) + 0.0:.0f} mm"
         return name
-
-    def _to_display(self) -> np.ndarray:
-        """For each axis of the file: the display axis it becomes, and -1 if it is turned round, `(3, 2)`."""
-        own = nib.orientations.io_orientation(self.affine)
-        return nib.orientations.ornt_transform(own, nib.orientations.axcodes2ornt(DISPLAY_AXES)).astype(int)

@@ -20,7 +20,7 @@ from PIL import Image
 from jaxbrats.data.labels import LABEL_NAMES
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.report.colours import COLOURS
-from jaxbrats.report.orientation import DISPLAY_AXES, DISPLAY_ENDS, Orientation
+from jaxbrats.report.orientation import DISPLAY_ENDS, Orientation
 from jaxbrats.report.overlays import largest_slices
 
 # Compressed bytes of a page's volumes: with base64 and the page around them, 30 pages stay below 60 MB.
@@ -93,10 +93,7 @@ def make_scene(
     volumes = [orientation.display(volume[box]) for volume in (*np.moveaxis(image, -1, 0), truth, prediction)]
     shape = [len(range(side.start, side.stop, step)) for side in box]
 
-    transform = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(orientation.affine), nib.orientations.axcodes2ornt(DISPLAY_AXES)
-    )
-    to_box = nib.orientations.inv_ornt_aff(transform, shape)
+    to_box = nib.orientations.inv_ornt_aff(orientation.to_display(), shape)
     to_source = nib.affines.from_matvec(np.eye(3) * step, [side.start for side in box]) @ to_box
     greys = [_quantise(volume) for volume in volumes[:-2]]
     return Scene(

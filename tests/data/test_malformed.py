@@ -14,7 +14,7 @@ from malformed import kinds
 
 from jaxbrats.data.labels import BRATS_2023
 from jaxbrats.data.raw.cases import VolumeFile, find_cases
-from jaxbrats.data.raw.nifti import read_image, read_labels
+from jaxbrats.data.raw.nifti import read_channels, read_labels
 from jaxbrats.system.errors import InputError
 
 ALL = [(group, kind) for group, some in malformed.CORPUS.items() for kind in some]
@@ -68,7 +68,7 @@ def test_any_damage_of_a_gzip_stream_gives_the_same_voxels_or_an_input_error(tmp
     path = tmp_path / "a.nii.gz"
     path.write_bytes(content[:keep])
     try:
-        volume = read_image(VolumeFile(path), "case")
+        (volume,) = read_channels(path, (None,), "case")
     except InputError as error:
         assert (error.file, bool(error.hint)) == (path, True)
         return

@@ -54,25 +54,6 @@ class Volume:
         return Grid(self.path, self.data.shape, self.affine)
 
 
-def read_image(file: VolumeFile, case: str, dtype: type | None = np.float32) -> Volume:
-    """Reads one modality.
-
-    Args:
-        file: The file, and the channel of it where it is 4-D.
-        case: Name for error messages.
-        dtype: Number type of the data. None leaves it as it is in the file (float32 where the header scales), which
-            saves a pass over memory.
-
-    Raises:
-        InputError: the file is unreadable or damaged, not a 3-D volume of real numbers, larger than it can be, holds
-            NaN or infinite voxels, or has the same value everywhere.
-    """
-    (volume,) = read_channels(file.path, (file.channel,), case)
-    if dtype is None:
-        return volume
-    return dataclasses.replace(volume, data=volume.data.astype(dtype, copy=False))
-
-
 def read_channels(path: pathlib.Path, channels: Sequence[int | None], case: str) -> Iterator[Volume]:
     """Reads several channels of one file, decompressing it once and holding one channel at a time.
 
@@ -85,8 +66,9 @@ def read_channels(path: pathlib.Path, channels: Sequence[int | None], case: str)
         One volume for each channel, in the number type of the file (float32 where the header scales).
 
     Raises:
-        InputError: as `read_image`. Damage behind a channel is found only after it was yielded, so use what was read
-            only when the iteration has ended.
+        InputError: the file is unreadable or damaged, not a volume of real numbers, larger than it can be, holds NaN or
+            infinite voxels, or has the same value everywhere. Damage behind a channel is found only after it was
+            yielded, so use what was read only when the iteration has ended.
     """
     for data, header in read_voxels(path, channels, case):
         minimum, maximum = _check_values(data, path, case)
