@@ -6,7 +6,6 @@ SIGINT or SIGTERM.
 """
 
 import importlib
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -17,7 +16,7 @@ from jaxbrats.system.devices import describe_device_error
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import describe_disk_error, disk_error
 from jaxbrats.system.memory import keep_freed_memory
-from jaxbrats.system.signals import Terminated, sigterm_raises
+from jaxbrats.system.signals import Terminated, signal_of, sigterm_raises
 
 COMMANDS = {
     "synth": "write a synthetic cohort of brain phantoms as BraTS 2023 files",
@@ -102,7 +101,7 @@ def finish(name: str, work: Callable[[], int]) -> int:
         with sigterm_raises():
             return work()
     except (KeyboardInterrupt, Terminated) as stopped:
-        number = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+        number = signal_of(stopped)
         print(f"{name}: stopped by {number.name}; run the same command again to resume", file=sys.stderr)
         return 128 + number
     except Exception as error:

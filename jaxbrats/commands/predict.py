@@ -40,8 +40,10 @@ from jaxbrats.inference.patient import MODES
 from jaxbrats.inference.predict import Segmentation, output_names, predict_cases
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.model.heads import Head, RegionsHead
+from jaxbrats.report.figures import write_png
 from jaxbrats.report.label_tables import write_label_tables
-from jaxbrats.report.overlays import plot_overlay
+from jaxbrats.report.orientation import Orientation
+from jaxbrats.report.overlays import overlay_figure
 from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import has_record, read_record
 from jaxbrats.system.errors import InputError, printable
@@ -222,14 +224,14 @@ def _draw(result: Segmentation, folder: pathlib.Path, modalities: Sequence[str])
     path = folder / f"{patient.case}.png"
     modality = next(modality for modality in modalities if modality not in patient.missing)
     try:
-        plot_overlay(
+        figure = overlay_figure(
             patient.image[..., modalities.index(modality)],
             [("prediction", result.labels)],
-            path,
-            affine=patient.affine,
+            Orientation(patient.affine),
             title=printable(patient.case),
             image_title=modality,
         )
+        write_png(figure, path)
     except Exception as error:
         trouble = disk_error(error, path)
         if trouble is not None and trouble.errno != errno.ENAMETOOLONG:

@@ -7,7 +7,6 @@ Statistics are of whole volumes; only the box that becomes the array is ever con
 quarter of the voxels of a BraTS volume.
 """
 
-import collections
 import dataclasses
 import math
 import operator
@@ -290,11 +289,7 @@ def _too_large(shape: tuple[int, int, int], case: str, file: pathlib.Path | None
 
 def _read_modalities(case: Case, names: Sequence[str], grid: Grid | None) -> Iterator[tuple[str, Volume]]:
     """Reads the modalities one at a time, in the order of the files, and checks them against `grid` or the first."""
-    # The channels of one 4-D file in one reading of it.
-    by_file: dict[pathlib.Path, list[str]] = collections.defaultdict(list)
-    for modality in sorted(names, key=lambda modality: case.modalities[modality].channel or 0):
-        by_file[case.modalities[modality].path].append(modality)
-    for path, modalities in by_file.items():
+    for path, modalities in case.files(names).items():
         channels = [case.modalities[modality].channel for modality in modalities]
         for modality, volume in zip(modalities, read_channels(path, channels, case.name), strict=True):
             grid = grid or volume.grid

@@ -23,7 +23,6 @@ from jaxbrats.inference.sliding_window import Size, padded_shape, predict_probab
 from jaxbrats.model.counts import Counts, accuracy, class_dice, class_iou, region_dice
 from jaxbrats.model.heads import LABELS, Head
 from jaxbrats.model.losses import LossFunction
-from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.checkpoints import SCORE
 from jaxbrats.train.loop import Validate
 from jaxbrats.train.mesh import batch_sharding, process_slice, put_batch, put_images, replicated
@@ -101,8 +100,8 @@ def make_validation(
     Returns:
         A function from a state to loss (with windows, of the middle one), Dice, IoU and accuracy of the arrays, each
         the mean over cases, and to `region_dice` with its mean, in which tumour that the file has outside the array
-        counts as missed. It returns None where a signal came meanwhile: many cases take longer than a batch system
-        waits.
+        counts as missed. It is also given a function that tells of a signal, and returns None where one came
+        meanwhile: many cases take longer than a batch system waits.
     """
     outside = np.stack([_outside(case) for case in cases])
     if window is None:
@@ -114,14 +113,13 @@ def make_validation(
         blend = functools.partial(predict_probabilities, on_device=False, **options)
         results_of = functools.partial(_in_windows, mesh, predict, blend, measure, cases, batch_size)
 
-    def validate(state: TrainState, stop: StopFlag) -> dict[str, Any] | None:
+    def validate(state: TrainState, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
         results, shown = [], []
         with contextlib.closing(results_of(state)) as parts:
             for part in parts:
                 results.append(part._replace(shown=None))
                 shown += [part.shown] * (len(shown) < _DRAWN)
-                # Of several processes one alone must not leave the others waiting at the next batch.
-                if stop.number and jax.process_count() == 1:
+                if stopped():  # in each process at the same part, of which all have as many
                     return None
         # Of whole arrays the last batch is filled up with cases from the start again.
         case = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(cases)], *jax.device_get(results))

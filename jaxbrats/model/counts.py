@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class Counts(NamedTuple):
-    """Voxel counts from which every training score follows; int32, so exact up to 2^30 voxels.
+    """Voxel counts from which every training score follows; int32, so exact up to 2^31 voxels.
 
     `jax.tree.map(lambda count: count.sum(0), counts)` gives those of a whole batch.
 
@@ -43,6 +43,7 @@ def confusion_matrix(
 
 def class_dice(confusion: jax.Array) -> jax.Array:
     """Dice of each class from confusion counts `(..., C, C)`: `(..., C)`. 1 where neither side has the class."""
+    confusion = _floats(confusion)
     both = jnp.diagonal(confusion, axis1=-2, axis2=-1)
     return _ratio(2 * both, confusion.sum(-1) + confusion.sum(-2))
 
@@ -52,23 +53,28 @@ def class_iou(counts: Counts) -> jax.Array:
 
     1 where both sides are empty.
     """
-    both = jnp.diagonal(counts.confusion_above_half, axis1=-2, axis2=-1)
-    return _ratio(both, counts.confusion.sum(-1) + counts.confusion_above_half.sum(-2) - both)
+    reference, above_half = _floats(counts.confusion), _floats(counts.confusion_above_half)
+    both = jnp.diagonal(above_half, axis1=-2, axis2=-1)
+    return _ratio(both, reference.sum(-1) + above_half.sum(-2) - both)
 
 
 def accuracy(confusion: jax.Array) -> jax.Array:
     """Share of voxels predicted as their reference class, from `(..., C, C)` counts, over everything."""
-    both = jnp.diagonal(confusion, axis1=-2, axis2=-1)
-    return _ratio(both.sum(), confusion.sum())
+    confusion = _floats(confusion)
+    return _ratio(jnp.diagonal(confusion, axis1=-2, axis2=-1).sum(), confusion.sum())
 
 
 def region_dice(confusion: jax.Array, region: tuple[int, ...]) -> jax.Array:
     """Dice of a region (a set of labels) from `(..., C, C)` counts: `(...)`. 1 where both sides are empty (BraTS)."""
-    index = jnp.array(region)
+    confusion, index = _floats(confusion), jnp.array(region)
     both = confusion[..., index[:, None], index].sum((-2, -1))
     return _ratio(2 * both, confusion[..., index, :].sum((-2, -1)) + confusion[..., :, index].sum((-2, -1)))
 
 
+def _floats(count: jax.Array) -> jax.Array:
+    """Of which sums and multiples don't overflow."""
+    return jnp.asarray(count, jnp.float32)
+
+
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    value = numerator.astype(jnp.float32) / jnp.maximum(denominator, 1).astype(jnp.float32)
-    return jnp.where(denominator == 0, 1.0, value)
+    return jnp.where(denominator == 0, 1.0, numerator / jnp.maximum(denominator, 1))

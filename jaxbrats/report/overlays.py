@@ -1,6 +1,5 @@
 """A case in one picture: the image alone and under each segmentation, in three planes, as radiologists hang it."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from jaxbrats.data.labels import ED, ET, LABEL_NAMES, LABEL_TITLES, NCR
 from jaxbrats.data.raw.geometry import bounding_box
 from jaxbrats.report.colours import COLOURS
-from jaxbrats.report.figures import INK, QUIET, page, write_line, write_png
+from jaxbrats.report.figures import INK, QUIET, page, write_line
 from jaxbrats.report.orientation import DISPLAY_ENDS, Orientation
 
 DISCLAIMER = "For research and education; not a medical device."
@@ -33,44 +32,6 @@ _PANEL, _NARROWEST, _LOWEST = 2.5, 2.2, 0.7
 _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.05, 0.36, 0.12, 0.84, 0.98
 
 
-def plot_overlay(
-    image: np.ndarray,
-    labels: Sequence[tuple[str, np.ndarray]],
-    path: str | pathlib.Path,
-    *,
-    affine: np.ndarray | None = None,
-    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
-    title: str = "",
-    subtitle: str = "",
-    image_title: str = "image",
-) -> pathlib.Path:
-    """Writes a PNG of a case: a row for each plane, a column for the image and one for each segmentation over it.
-
-    The slices are those with the most tumour in the first segmentation that has any, so the reference goes first; with
-    no tumour at all they go through the volume's centre. Grey values run from the 1st to the 99th percentile of the
-    voxels that are not zero. All panels have one scale.
-
-    Args:
-        image: One modality, `(X, Y, Z)`, in the file's voxel order.
-        labels: Column titles and volumes `(X, Y, Z)` of the project's labels, in the same voxel order, such as
-            `[("truth", truth), ("prediction", prediction)]`.
-        path: The file to write.
-        affine: `(4, 4)`, the file's: it gives voxel sizes, sides and positions.
-        spacing_mm: Where there is no affine, the size of a voxel. The picture then says that the sides are not known.
-        title: The case's name.
-        subtitle: Its scores, for example.
-        image_title: Above the first column, such as the modality.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ValueError: the volumes differ in shape.
-    """
-    orientation = Orientation.unknown(spacing_mm) if affine is None else Orientation(np.asarray(affine, float))
-    return write_png(overlay_figure(image, labels, orientation, title, subtitle, image_title), path)
-
-
 def overlay_figure(
     image: np.ndarray,
     labels: Sequence[tuple[str, np.ndarray]],
@@ -79,9 +40,24 @@ def overlay_figure(
     subtitle: str = "",
     image_title: str = "image",
 ) -> Figure:
-    """The figure that `plot_overlay` writes.
+    """A figure of a case: a row for each plane, a column for the image and one for each segmentation over it.
 
-    Each panel's axes are labelled "PLANE COLUMN" and measured in mm from the corner of the first voxel displayed.
+    The slices are those with the most tumour in the first segmentation that has any, so the reference goes first; with
+    no tumour at all they go through the volume's centre. Grey values run from the 1st to the 99th percentile of the
+    voxels that are not zero. All panels have one scale. Each panel's axes are labelled "PLANE COLUMN" and measured in
+    mm from the corner of the first voxel displayed.
+
+    Args:
+        image: One modality, `(X, Y, Z)`, in the file's voxel order.
+        labels: Column titles and volumes `(X, Y, Z)` of the project's labels, in the same voxel order, such as
+            `[("truth", truth), ("prediction", prediction)]`.
+        orientation: How the voxels lie; where the sides are not known, the picture says so.
+        title: The case's name.
+        subtitle: Its scores, for example.
+        image_title: Above the first column, such as the modality.
+
+    Raises:
+        ValueError: the volumes differ in shape.
     """
     for name, volume in labels:
         if volume.shape != image.shape:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxbrats.evaluation.volumes import ScoredCase
-from jaxbrats.report.figures import file_stem
-from jaxbrats.report.overlays import plot_overlay
+from jaxbrats.report.figures import file_stem, write_png
+from jaxbrats.report.orientation import Orientation
+from jaxbrats.report.overlays import overlay_figure
 from jaxbrats.system.errors import InputError
 
 # Enough to see good and bad cases, few enough for cohorts of thousands.
@@ -41,15 +42,15 @@ def draw_overlays(
         try:
             volumes = case.read()
             shown = volumes.present[0]
-            plot_overlay(
+            figure = overlay_figure(
                 volumes.image[..., shown],
                 [("truth", volumes.truth), ("prediction", volumes.prediction)],
-                path,
-                affine=None if np.array_equal(volumes.affine, np.eye(4)) else volumes.affine,
+                Orientation.of(volumes.affine),
                 title=case.name,
                 subtitle="Dice   " + "   ".join(f"{name} {value:.3f}" for name, value in dice[case.name].items()),
                 image_title=titles[shown],
             )
+            write_png(figure, path)
         except InputError as problem:
             problems.append(problem)
         except MemoryError:

@@ -44,7 +44,10 @@ from jaxbrats.system.locks import locked
 
 
 def evaluate_run(
-    workdir: str | pathlib.Path, step: str = "best", data_dir: str | pathlib.Path | None = None
+    workdir: str | pathlib.Path,
+    step: str = "best",
+    data_dir: str | pathlib.Path | None = None,
+    wait: bool = False,
 ) -> tuple[statistics.Summary, list[InputError]]:
     """Scores a checkpoint and writes predictions, tables and overlays into the run.
 
@@ -54,6 +57,7 @@ def evaluate_run(
         data_dir: Folder of arrays; None for the run's own. Where it holds the run's validation cases, the same by
             content, these are scored; of any other folder all cases but those of patients, or with arrays, that the
             run was trained on.
+        wait: Whether to wait for another evaluation of the run.
 
     Returns:
         The summary, and what was wrong with each case that could not be scored.
@@ -63,7 +67,7 @@ def evaluate_run(
             be scored, or another evaluation of the run at work.
     """
     record = read_record(workdir)  # before a lock is left in a folder that is not a run
-    with locked(record.workdir, "evaluate", "an evaluation"):
+    with locked(record.workdir, "evaluate", "an evaluation", wait=wait):
         dataset = dataset_to_score(record, data_dir)
         own = dataset.folder.resolve() == record.data_dir.resolve() or _holds_own(record, dataset)
         return _evaluate(record, step, dataset, own)

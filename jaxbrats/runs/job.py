@@ -67,14 +67,16 @@ def _run(settings: Settings, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> 
     print(f"{workdir}: {len(training)} training and {len(validation)} validation cases from {dataset.folder}")
     settings = balance(settings, training)
     try:
+        window = settings.inference.window or settings.data.patch
         validate = make_validation(
             mesh,
             make_model(settings),
             make_loss(settings.loss, make_head(settings)),
             make_head(settings),
             validation,
-            settings.batch_size // settings.accumulate,
-            settings.inference.window or settings.data.patch,
+            # A case's windows may be few: each device gets one at a time, so that few are computed for nothing.
+            mesh.shape["data"] if window else settings.batch_size // settings.accumulate,
+            window,
             settings.inference.overlap,
             draw_case if tracker_names(settings) and distributed.is_first() else None,
         )
@@ -279,7 +281,7 @@ def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outc
         return []
     plot_curves(read_metrics(workdir), workdir / "figures", run_name=workdir.name)
     if not evaluated:
-        summary, problems = evaluate_run(workdir, data_dir=dataset.folder)
+        summary, problems = evaluate_run(workdir, data_dir=dataset.folder, wait=True)
         print(summary_table(summary))
     page, unshown = report_run(workdir)
     print(f"{workdir}: done. Open {page}; scores are in evaluation/cases.csv, pictures in figures/")

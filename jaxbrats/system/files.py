@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -94,8 +95,8 @@ def replacing_folder(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _temporary_name(name: str) -> str:
-    """Of this process, with the same suffixes; names may be as long as a file system takes, and no longer."""
-    prefix = f".partial-{os.getpid()}-"
+    """Of nobody else, with the same suffixes; names may be as long as a file system takes, and no longer."""
+    prefix = f".partial-{os.getpid()}{secrets.randbits(32):010d}-"  # containers have processes of the same number
     if len(os.fsencode(prefix + name)) <= _LONGEST_NAME:
         return prefix + name
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from jaxbrats.system.errors import InputError
+from jaxbrats.system.signals import signal_of
 
 # Silence after which a process is given up, and how often each is heard. Beats come from a thread of their own, so the
 # main thread may compile as long as it likes.
@@ -51,13 +52,14 @@ class Heartbeat(threading.Thread):
                 self._client.key_value_set(f"{_ALIVE}{self._process}", str(beats), allow_overwrite=True)
                 if self._process == 0:
                     self._look_for_lost()
-                message = self._read_failure()
+                failure = self._read_failure()
             except RuntimeError:
                 continue  # process 0 is gone: JAX ends this process
-            if message is not None and not self._ended.is_set():
+            if failure is not None and not self._ended.is_set():
+                code, _, message = failure.partition(" ")
                 print(f"\njaxbrats train: {message}", file=sys.stderr, flush=True)
                 self._wait_for_others()
-                os._exit(1)
+                os._exit(int(code))
 
     def stop(self) -> None:
         """Ends the thread; all processes must have done their work."""
@@ -65,26 +67,33 @@ class Heartbeat(threading.Thread):
         self.join()
 
     def fail(self, error: BaseException) -> None:
-        """Tells the others that this process ends, and why; they end too. Returns when they know.
+        """Tells the others that this process ends, and why; they end too, with its exit code. Returns when they know.
 
         Where the error comes from JAX, it may be the echo of another process's end: then that is waited for.
         """
         if isinstance(error, RuntimeError) and type(error).__module__.startswith("jax"):
-            time.sleep(SILENCE_SECONDS + 5 * BEAT_SECONDS)  # run() ends the process when it learns of another
+            # run() ends the process when it learns of another, and has waited for the others.
+            time.sleep(SILENCE_SECONDS + EXIT_SECONDS + 5 * BEAT_SECONDS)
         self._ended.set()
-        text = str(error) if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {error}"
-        self._publish(f"{self._describe(self._process)} ended: {text}")
+        if number := signal_of(error):
+            code, text = 128 + number, f"stopped by {number.name}; run the same command again to resume"
+        elif isinstance(error, InputError | OSError):
+            code, text = 1, str(error)
+        else:
+            code, text = 1, f"{type(error).__name__}: {error}"
+        self._publish(code, f"{self._describe(self._process)} ended: {text}")
         self._wait_for_others()
         # JAX would wait minutes for processes that are gone, to leave in good order.
-        atexit.register(_end_at_once)
+        atexit.register(_end_at_once, code)
 
-    def _publish(self, message: str) -> None:
+    def _publish(self, code: int, message: str) -> None:
         with contextlib.suppress(RuntimeError):  # another was first, or process 0 is gone
-            self._client.key_value_set(f"{_FAILED}message", message)
+            self._client.key_value_set(f"{_FAILED}message", f"{code} {message}")
 
     def _read_failure(self) -> str | None:
+        """Exit code and message of the process that failed first."""
         # Of a whole folder, because asking for a single key that is not there is an error.
-        return next((message for _, message in self._client.key_value_dir_get(_FAILED)), None)
+        return next((failure for _, failure in self._client.key_value_dir_get(_FAILED)), None)
 
     def _look_for_lost(self) -> None:
         now = time.monotonic()
@@ -96,8 +105,9 @@ class Heartbeat(threading.Thread):
         if lost:
             names = ", ".join(self._describe(process) for process in lost)
             self._publish(
+                1,
                 f"nothing heard from {names} for {SILENCE_SECONDS:.0f} seconds: killed, out of memory or cut off "
-                "from the network. So the run ends; the same command goes on from the last checkpoint"
+                "from the network. So the run ends; the same command goes on from the last checkpoint",
             )
 
     def _describe(self, process: int) -> str:
@@ -114,7 +124,7 @@ class Heartbeat(threading.Thread):
             time.sleep(BEAT_SECONDS)  # the others' answers are on their way
 
 
-def _end_at_once() -> None:
+def _end_at_once(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

@@ -22,8 +22,10 @@ except ImportError:
 
 
 @contextlib.contextmanager
-def locked(folder: str | pathlib.Path, name: str, what: str, shared: bool = False) -> Iterator[None]:
-    """Holds a folder while the block runs; does not wait for another that holds it.
+def locked(
+    folder: str | pathlib.Path, name: str, what: str, shared: bool = False, wait: bool = False
+) -> Iterator[None]:
+    """Holds a folder while the block runs.
 
     Args:
         folder: Made if it is not there.
@@ -31,9 +33,11 @@ def locked(folder: str | pathlib.Path, name: str, what: str, shared: bool = Fals
             the lock and stays when that ends; it is the system's lock on it that counts.
         what: What holds it, for the message of another one that comes.
         shared: Whether others that share it may hold it at the same time.
+        wait: Whether to wait for another that holds it, which a line says.
 
     Raises:
-        InputError: another process holds the folder; the message tells which. Or the system has no locks.
+        InputError: another process holds the folder, and it is not to wait; the message tells which. Or the system has
+            no locks.
         OSError: the folder cannot be written.
     """
     folder = pathlib.Path(folder)
@@ -44,11 +48,11 @@ def locked(folder: str | pathlib.Path, name: str, what: str, shared: bool = Fals
         except BlockingIOError as error:
             lock.seek(0)
             holder = lock.read(1000).decode("utf-8", "replace").strip() or "another process"
-            raise InputError(
-                f"{what} is at work in this folder already: {holder}",
-                file=folder,
-                hint="Wait for it, or choose another folder",
-            ) from error
+            problem = f"{what} is at work in this folder already: {holder}"
+            if not wait:
+                raise InputError(problem, file=folder, hint="Wait for it, or choose another folder") from error
+            print(f"{folder}: {problem}; waiting for it", flush=True)
+            _flock(lock.fileno(), folder, shared=shared, wait=True)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield

@@ -14,6 +14,13 @@ class Terminated(BaseException):
     """SIGTERM came. Not an `Exception`, as KeyboardInterrupt is none: nothing but the end of a program catches it."""
 
 
+def signal_of(error: BaseException) -> signal.Signals | None:
+    """The signal that ends a program with this exception; None for any other."""
+    if isinstance(error, Terminated):
+        return signal.SIGTERM
+    return signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
+
+
 class Interrupted(Exception):  # noqa: N818 - no error: the run did what it was told
     """The run stopped on a signal after saving.
 

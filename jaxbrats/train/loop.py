@@ -20,7 +20,7 @@ from jaxbrats.system import distributed
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.gc_paused import gc_paused
 from jaxbrats.system.memory import release_freed_memory
-from jaxbrats.system.signals import Interrupted, StopFlag, stop_flag
+from jaxbrats.system.signals import Interrupted, stop_flag
 from jaxbrats.train import checkpoints
 from jaxbrats.train.compilation import compile_step
 from jaxbrats.train.early_stopping import EarlyStopping
@@ -40,7 +40,7 @@ _WARMUP_STEPS = 3
 
 # From a state to the validation scores, with `checkpoints.SCORE` among them, and `progress.PICTURES` where any
 # are drawn; None where a signal cut it short.
-Validate = Callable[[TrainState, StopFlag], Mapping[str, Any] | None]
+Validate = Callable[[TrainState, Callable[[], int | None]], Mapping[str, Any] | None]
 
 
 class Outcome(NamedTuple):
@@ -104,29 +104,36 @@ def train(
 
         key = replicate(mesh, jax.random.key(settings.seed))
         train_step = _compiled_step(settings, plan, mesh, state, key)
-        stopped_by = distributed.StopConsensus(mesh)
+        consensus = distributed.StopConsensus(mesh)
+
+        def stopped() -> int | None:
+            """The signal that some process was told to stop by; all processes ask together."""
+            return consensus(stop.number)
+
         progress = _progress(settings, plan, cases, workdir, start)
         with progress, _batches(settings, cases, mesh, start) as data:
-            if unvalidated and (scores := _validated(validate, state, start, stop, progress, stopping)):
+            if unvalidated and (scores := _validated(validate, state, start, stopped, progress, stopping)):
                 checkpoints.save(manager, state, position, scores)
-            if number := stopped_by(stop.number):
+            if number := stopped():
                 raise Interrupted(number, start)
             batches, step = _ahead(progress.timed(data), mesh), start
             left = 0 if stopping.due else plan.total_steps - start
             for step, (index, batch) in enumerate(itertools.islice(batches, left), start + 1):
                 state, metrics = train_step(state, batch, key)
                 progress.step(step, metrics, index)
-                number = stopped_by(stop.number)
+                number = stopped()
                 if step == start + _WARMUP_STEPS:
                     release_freed_memory()
                 if not (plan.saves(step) or number):
                     continue
                 progress.flush()
-                scores = _validated(validate, state, step, stop, progress, stopping) if plan.validates(step) else None
+                validates, scores = plan.validates(step), None
+                if validates:
+                    scores = _validated(validate, state, step, stopped, progress, stopping)
                 checkpoints.save(manager, state, position, scores)
-                if plan.validates(step):
+                if validates:
                     release_freed_memory()  # what validation took
-                if number := number or stopped_by(stop.number):  # it may have come meanwhile
+                if number := number or stopped():  # it may have come meanwhile
                     raise Interrupted(number, step)
                 if stopping.due:
                     break
@@ -180,10 +187,15 @@ def _batches(settings: Settings, cases: Sequence[ArrayCase], mesh: jax.sharding.
 
 
 def _validated(
-    validate: Validate, state: TrainState, step: int, stop: StopFlag, progress: Progress, stopping: EarlyStopping
+    validate: Validate,
+    state: TrainState,
+    step: int,
+    stopped: Callable[[], int | None],
+    progress: Progress,
+    stopping: EarlyStopping,
 ) -> dict[str, float] | None:
     """Validates; returns the score to choose the best checkpoint by, None where a signal cut it short."""
-    result = validate(state, stop)
+    result = validate(state, stopped)
     if result is None:
         return None
     score = result[checkpoints.SCORE]

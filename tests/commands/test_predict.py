@@ -243,14 +243,14 @@ def test_a_damaged_record_is_one_line(tiny_run, three, tmp_path, capsys, text):
 
 def test_a_picture_that_fails_is_a_problem_not_the_end(tiny_run, three, tmp_path, capsys, monkeypatch):
     raw, names = three
-    plot = command.plot_overlay
+    write = command.write_png
 
-    def fails(image, labels, path, **options):
+    def fails(figure, path):
         if path.stem == names[0]:
             raise ValueError("no slices")
-        return plot(image, labels, path, **options)
+        return write(figure, path)
 
-    monkeypatch.setattr(command, "plot_overlay", fails)
+    monkeypatch.setattr(command, "write_png", fails)
     assert predict(tiny_run, raw, tmp_path / "out") == 1
     shown = capsys.readouterr()
     assert "3 of 3 cases segmented" in shown.out
@@ -270,13 +270,13 @@ def test_killed_in_the_middle_and_again(tiny_run, three, tmp_path, capsys, monke
             save(self)
         saved.append(self)
 
-    def killed(image, labels, path, **_):
+    def killed(figure, path):
         if path.stem == names[1]:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(OutputFolder, "save", save_once)
-        patched.setattr(command, "plot_overlay", killed)
+        patched.setattr(command, "write_png", killed)
         assert predict(tiny_run, raw, out) == 130
     assert (out / f"{names[1]}.nii.gz").exists()
     assert {case["status"] for case in record_of(out)["cases"].values()} == {"pending"}

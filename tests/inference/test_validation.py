@@ -15,7 +15,6 @@ from jaxbrats.inference.predictor import Predictor
 from jaxbrats.inference.validation import jit_validation_step, make_validation
 from jaxbrats.model.heads import LABELS, RegionsHead
 from jaxbrats.model.losses import make_loss
-from jaxbrats.system.signals import StopFlag
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
 from jaxbrats.train.optimizer import make_optimizer
 from jaxbrats.train.state import TrainState, init_state, make_model
@@ -74,11 +73,15 @@ def validate(tmp_path):
     return make_validation(make_mesh(1, 1, 2), Shown(), make_loss(Loss()), LABELS, cases, 2, draw=draw)
 
 
+def goes_on():
+    return None
+
+
 STATE = TrainState(jnp.int32(0), {}, {}, {}, jnp.int32(0))
 
 
 def test_tumour_outside_the_array_counts_as_missed(validate):
-    scores = validate(STATE, StopFlag())
+    scores = validate(STATE, goes_on)
     half = 2 * 2 / (4 + 2)
     assert scores["crop_region_dice"] == pytest.approx(dict.fromkeys(("WT", "TC", "ET"), (1 + half + 1) / 3))
     expected = {
@@ -95,7 +98,7 @@ def test_tumour_outside_the_array_counts_as_missed(validate):
 
 
 def test_the_first_two_cases_are_drawn_where_they_have_most_tumour(validate, tmp_path):
-    drawn = validate(STATE, StopFlag())["pictures"]
+    drawn = validate(STATE, goes_on)["pictures"]
     assert list(drawn) == ["all_found", "half_found"]
     half = np.load(tmp_path / "half_found-image.npy").argmax(-1)
     np.testing.assert_array_equal(drawn["half_found"][1], half[:, :, 0])
@@ -104,14 +107,12 @@ def test_the_first_two_cases_are_drawn_where_they_have_most_tumour(validate, tmp
     for window, batch in ((None, 2), ((4, 4, 4), 1)):
         options = {"window": window, "draw": lambda case, predicted: predicted}
         validate = make_validation(make_mesh(1, 1, batch), Shown(), make_loss(Loss()), LABELS, cases, batch, **options)
-        np.testing.assert_array_equal(validate(STATE, StopFlag())["pictures"]["case"], half[:, :, 1])
+        np.testing.assert_array_equal(validate(STATE, goes_on)["pictures"]["case"], half[:, :, 1])
     assert half[:, :, 1].any()
 
 
 def test_a_signal_cuts_validation_short(validate):
-    stop = StopFlag()
-    stop.handle(15, None)
-    assert validate(STATE, stop) is None
+    assert validate(STATE, lambda: 15) is None
 
 
 def test_the_scores_do_not_depend_on_the_mesh(validate, tmp_path):
@@ -119,7 +120,7 @@ def test_the_scores_do_not_depend_on_the_mesh(validate, tmp_path):
     options = {"draw": lambda case, predicted: predicted}
     scores = [
         make_validation(make_mesh(data, space, data), Shown(), make_loss(Loss()), LABELS, cases, data, **options)(
-            replicate(make_mesh(data, space, data), STATE), StopFlag()
+            replicate(make_mesh(data, space, data), STATE), goes_on
         )
         for data, space in ((1, 1), (2, 2))
     ]
@@ -150,20 +151,19 @@ def test_in_windows_the_scores_are_those_of_what_the_predictor_gives(tmp_path, h
         expected.append([dice(np.isin(predicted, region), np.isin(labels, region)) for region in REGIONS.values()])
     for mesh, batch in ((make_mesh(1, 1, 1), 1), (make_mesh(2, 2, 2), 2)):
         validate = make_validation(mesh, model, loss, head, cases, batch, window)
-        scores = validate(replicate(mesh, state), StopFlag())
+        scores = validate(replicate(mesh, state), goes_on)
         found = [scores["region_dice"][region] for region in REGIONS]
         assert found == pytest.approx(np.mean(expected, axis=0), abs=2e-3)
         assert scores["accuracy"] == pytest.approx(right / voxels, abs=2e-3)  # of the arrays, nothing around them
         if mesh.size == 1:
-            first = make_validation(mesh, model, loss, head, cases[:1], batch, window)(state, StopFlag())["loss"]
-            whole = make_validation(mesh, model, loss, head, cases[:1], batch)(state, StopFlag())["loss"]
+            first = make_validation(mesh, model, loss, head, cases[:1], batch, window)(state, goes_on)["loss"]
+            whole = make_validation(mesh, model, loss, head, cases[:1], batch)(state, goes_on)["loss"]
             assert first == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_signal_cuts_validation_in_windows_short(validate, tmp_path):
     cases = [ArrayCase("case", "case", tmp_path / "half_found-image.npy", tmp_path / "half_found-mask.npy")]
-    stop, mesh = StopFlag(), make_mesh(1, 1, 1)
-    stop.handle(15, None)
+    mesh = make_mesh(1, 1, 1)
     windows = make_validation(mesh, Shown(), make_loss(Loss()), LABELS, cases, 1, (4, 4, 4))
-    assert windows(STATE, stop) is None
-    assert windows(STATE, StopFlag())["region_dice"]["ET"] == pytest.approx(2 * 2 / (4 + 2))
+    assert windows(STATE, lambda: 15) is None
+    assert windows(STATE, goes_on)["region_dice"]["ET"] == pytest.approx(2 * 2 / (4 + 2))

@@ -47,3 +47,12 @@ def test_empty_on_both_sides_is_right():
     np.testing.assert_array_equal(counts.class_dice(confusion)[0], [1, 1, 1, 1])
     # A voxel of tumour that is not there makes it 0.
     assert counts.region_dice(confusion.at[0, 0, 3].set(1), (3,))[0] == 0
+
+
+def test_scores_of_more_voxels_than_integers_can_double():
+    confusion = np.diag([1_200_000_000, 10, 20, 30]).astype(np.int32)
+    confusion[0, 3] = 10
+    np.testing.assert_allclose(counts.class_dice(confusion), [1, 1, 1, 60 / 70], rtol=1e-6)
+    np.testing.assert_allclose(counts.region_dice(confusion, (0, 1)), 1, rtol=1e-6)
+    np.testing.assert_allclose(counts.class_iou(counts.Counts(confusion, confusion))[3], 30 / 40, rtol=1e-6)
+    np.testing.assert_allclose(counts.accuracy(confusion), 1, rtol=1e-6)

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 from jaxbrats.data.labels import ED, ET, LABEL_NAMES, NCR
 from jaxbrats.report import overlays
 from jaxbrats.report.colours import COLOURS
+from jaxbrats.report.figures import write_png
 from jaxbrats.report.orientation import Orientation
 
 pytestmark = pytest.mark.usefixtures("full_size")
@@ -258,9 +259,9 @@ def test_around_the_brain_it_is_black_also_where_normalised_values_are_negative(
 def test_an_overlay_is_one_whole_png_file(tmp_path, head):
     image, labels = head
     path = tmp_path / "new" / "case_1.png"
-    args = {"affine": affine_of("LPS", SPACING, image.shape), "title": r"case_1 $\frac{$", "subtitle": "Dice WT 0.91"}
-    written = overlays.plot_overlay(image, [("truth", labels), ("prediction", labels)], path, **args)
-    assert written == path
+    orientation = Orientation(affine_of("LPS", SPACING, image.shape))
+    both, titles = [("truth", labels), ("prediction", labels)], (r"case_1 $\frac{$", "Dice WT 0.91")
+    assert write_png(overlays.overlay_figure(image, both, orientation, *titles), path) == path
     assert [entry.name for entry in path.parent.iterdir()] == ["case_1.png"]
     first = path.read_bytes()
     assert first.startswith(b"\x89PNG")
@@ -268,11 +269,10 @@ def test_an_overlay_is_one_whole_png_file(tmp_path, head):
     height, width, _ = imread(path).shape
     assert 900 < width < 1500
     assert 600 < height < 1800
-    overlays.plot_overlay(image, [("truth", labels), ("prediction", labels)], path, **args)
+    write_png(overlays.overlay_figure(image, both, orientation, *titles), path)
     assert path.read_bytes() == first
     with pytest.raises(ValueError, match=r"truth: labels of shape \(2, 2, 2\) over an image of shape \(20, 40, 14\)"):
-        overlays.plot_overlay(image, [("truth", np.zeros((2, 2, 2), np.uint8))], path)
-    assert path.read_bytes() == first
+        overlays.overlay_figure(image, [("truth", np.zeros((2, 2, 2), np.uint8))], orientation)
 
 
 def test_an_overlay_says_what_it_is_not(head):

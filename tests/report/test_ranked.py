@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbrats.evaluation.volumes import Volumes
-from jaxbrats.report import overlays, ranked
+from jaxbrats.report import ranked
 from jaxbrats.report.ranked import draw_overlays
 from jaxbrats.system.errors import InputError
 
@@ -44,7 +44,10 @@ def test_the_first_modality_that_a_case_has_is_drawn(tmp_path, dice, monkeypatch
     volumes = case.read()
     volumes.image[..., 0] = 0
     monkeypatch.setattr(MadeCase, "read", lambda self: volumes)
-    monkeypatch.setattr(ranked, "plot_overlay", lambda image, *_, image_title, **__: shown.append((image, image_title)))
+    draw = ranked.overlay_figure
+    monkeypatch.setattr(
+        ranked, "overlay_figure", lambda *args, **texts: shown.append((args[0], texts["image_title"])) or draw(*args)
+    )
     assert draw_overlays(tmp_path, [case], dice(["a"]), ["t2f", "t1c"]) == []
     ((image, title),) = shown
     assert title == "t1c" and image.all()
@@ -61,6 +64,6 @@ def test_names_of_any_length_stay_in_the_folder_and_a_failure_is_one_cases(tmp_p
 
 
 def test_a_defect_is_not_taken_for_a_bad_case(tmp_path, dice, monkeypatch):
-    monkeypatch.setattr(overlays, "overlay_figure", None)
+    monkeypatch.setattr(ranked, "overlay_figure", None)
     with pytest.raises(TypeError):
         draw_overlays(tmp_path, [MadeCase("a")], dice(["a"]), ["t2f", "t1c"])

@@ -23,7 +23,10 @@ def with_scores(monkeypatch, scores):
     def make_validation(*arguments):
         validate = make(*arguments)
         epoch_of = {3: 0, 6: 1, 9: 2, 12: 3, 15: 4}
-        return lambda state, stop: {**validate(state, stop), "mean_region_dice": scores[epoch_of[int(state.step)]]}
+        return lambda state, stopped: {
+            **validate(state, stopped),
+            "mean_region_dice": scores[epoch_of[int(state.step)]],
+        }
 
     monkeypatch.setattr(job, "make_validation", make_validation)
 

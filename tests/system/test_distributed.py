@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ MetricsLog.write = write_and_wait
 sys.exit(main.run(sys.argv[1:]))
 """
 
-# Joins and either waits at the end, computes together for ever, or fails.
+# Joins and either waits at the end, computes together for ever, works by itself, or fails.
 JOIN = """
 import sys, time
 from jaxbrats.commands import finish
@@ -52,6 +53,8 @@ def work():
         print("ready", told, file=sys.stderr, flush=True)
         if what == "fail":
             raise InputError("expected a scan, found a shopping list", file="x.nii.gz")
+        if what == "work":
+            time.sleep(600)
         while what == "compute":
             agreed(None)
     return 0
@@ -131,6 +134,20 @@ def test_an_error_of_one_process_ends_the_others(joined):
     assert f"jaxbrats train: {message}\n" in told
     assert f"jaxbrats train: process 1 of 2 ({socket.gethostname()}) ended: {message}\n" in heard
     assert "Traceback" not in told + heard
+
+
+@pytest.mark.slow
+def test_a_signal_outside_training_ends_all_with_its_code(joined):
+    """The batch system is told by the code to start the job again, whichever process it looks at."""
+    working, waiting = joined("work", "wait")
+    assert any("ready" in line for line in working.stderr)
+    working.send_signal(signal.SIGTERM)
+    _, told = working.communicate(timeout=60)
+    _, heard = waiting.communicate(timeout=60)
+    assert (working.returncode, waiting.returncode) == (143, 143)
+    stopped = "stopped by SIGTERM; run the same command again to resume\n"
+    assert f"jaxbrats train: {stopped}" in told
+    assert f"jaxbrats train: process 0 of 2 ({socket.gethostname()}) ended: {stopped}" in heard
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import pathlib
@@ -5,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -97,3 +100,15 @@ def test_two_evaluations_of_one_run(tiny_run):
         pytest.raises(InputError, match="an evaluation is at work in this folder already"),
     ):
         evaluate_run(tiny_run)
+
+
+def test_one_may_wait_for_another(tmp_path, capsys):
+    holding = contextlib.ExitStack()
+    holding.enter_context(locks.locked(tmp_path, "evaluate", "an evaluation"))
+    threading.Timer(0.3, holding.close).start()
+    begun = time.monotonic()
+    with locks.locked(tmp_path, "evaluate", "an evaluation", wait=True):
+        assert time.monotonic() - begun > 0.2
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    line = f"{tmp_path}: an evaluation is at work in this folder already: {holder}; waiting for it\n"
+    assert capsys.readouterr().out == line

@@ -33,7 +33,7 @@ def settings(num_epochs=3, every_steps=0):
     )
 
 
-def validate(state, stop):
+def validate(state, stopped):
     return {checkpoints.SCORE: SCORES[int(state.step)]}
 
 
@@ -135,11 +135,11 @@ def test_a_signal_during_the_last_validation(train, uninterrupted, tmp_path):
     tests/test_faults.py.
     """
 
-    def interrupted_at_the_end(state, stop):
+    def interrupted_at_the_end(state, stopped):
         if int(state.step) < 8:
-            return validate(state, stop)
+            return validate(state, stopped)
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.number == signal.SIGINT
+        assert stopped() == signal.SIGINT
         return None
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

@@ -1,6 +1,5 @@
 """Everything wrong with one case, read as preprocessing reads it but without stopping at the first fault."""
 
-import collections
 import dataclasses
 import pathlib
 from typing import Any
@@ -84,11 +83,8 @@ def check_case(settings: Preprocessing, frame: Frame | None, case: Case) -> Case
     inspection.segmentation()
     # What is used first and apart: what is wrong with the rest of a 4-D file stops nothing.
     for used in (True, False):
-        by_file: dict[pathlib.Path, list[str]] = collections.defaultdict(list)
-        for modality in sorted(case.modalities, key=lambda modality: case.modalities[modality].channel or 0):
-            if (modality in settings.modalities) == used:
-                by_file[case.modalities[modality].path].append(modality)
-        for path, modalities in by_file.items():
+        names = [modality for modality in case.modalities if (modality in settings.modalities) == used]
+        for path, modalities in case.files(names).items():
             inspection.images(path, modalities, used)
     return inspection.report()
 

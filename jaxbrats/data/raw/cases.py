@@ -78,6 +78,13 @@ class Case:
     label_map: dict[int, int]
     layout: str = ""
 
+    def files(self, modalities: Iterable[str]) -> dict[pathlib.Path, list[str]]:
+        """File -> which of these modalities it holds, by channel; files of several channels are read once."""
+        found: dict[pathlib.Path, list[str]] = {}
+        for modality in sorted(modalities, key=lambda modality: self.modalities[modality].channel or 0):
+            found.setdefault(self.modalities[modality].path, []).append(modality)
+        return found
+
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
