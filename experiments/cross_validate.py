@@ -38,7 +38,6 @@ from jaxbrats.inference.postprocess import POSTPROCESSING
 from jaxbrats.runs.record import RunRecord, changes_of_the_recipe, read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.files import write_text
-from jaxbrats.train.checkpoints import choose_step
 
 FLAGS = flags.FlagValues()
 _CONFIG = flags.DEFINE_string(
@@ -60,17 +59,16 @@ def main() -> int:
     arrays = load_config(_CONFIG.value).data.dir or folder / "data"
     codes = []
     for fold, run in enumerate(runs):
-        code = train_program.run(
-            [
-                f"--config={_CONFIG.value.replace('{fold}', str(fold))}",
-                f"--workdir={run}",
-                f"--config.data.dir={arrays}",
-                f"--config.data.folds={len(runs)}",
-                f"--config.data.fold={fold}",
-                "--processes=1",
-            ]
-        )
-        if code > 1 or (code and not is_scored(run)):
+        arguments = [
+            f"--config={_CONFIG.value.replace('{fold}', str(fold))}",
+            f"--workdir={run}",
+            f"--config.data.dir={arrays}",
+            f"--config.data.folds={len(runs)}",
+            f"--config.data.fold={fold}",
+            "--processes=1",
+        ]
+        code = train_program.train(*train_program.parse(arguments))  # what is refused ends this program too
+        if code > 1:
             return code  # it has said why
         codes.append(code)
     records = [read_record(run) for run in runs]
@@ -88,11 +86,6 @@ def main() -> int:
     if missing := sorted(records[0].cases.keys() - {row["case"] for row in rows}):
         print(f"not scored: {', '.join(missing)}", file=sys.stderr)
     return int(bool(missing) or any(codes))
-
-
-def is_scored(run: pathlib.Path) -> bool:
-    """Whether a fold was trained and evaluated, though some of its cases may not have been usable."""
-    return "step" in read_summary(run) and read_summary(run)["step"] == choose_step(run, "best")
 
 
 def check_folds(records: Sequence[RunRecord]) -> None:

@@ -1,6 +1,7 @@
 """What Python programs call: the commands' own code, with values in the place of files and printed lines."""
 
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,7 +89,7 @@ def evaluate(
 
 
 def segment(case: str | pathlib.Path, run: str | pathlib.Path = "demo") -> tuple[np.ndarray, np.ndarray]:
-    """Segments a patient, as `jaxbrats predict` does.
+    """Segments a patient, as `jaxbrats predict` does, whose warnings are given as Python's.
 
     For education and research; not a medical device.
 
@@ -114,4 +115,6 @@ def segment(case: str | pathlib.Path, run: str | pathlib.Path = "demo") -> tuple
     (result,) = predict_cases(cohort.cases, Predictor.of(network), network, None)
     if isinstance(result, InputError):
         raise result
+    for warning in result.patient.warnings:
+        warnings.warn(str(warning), stacklevel=2)
     return result.file_labels, result.patient.header.get_best_affine()

@@ -44,14 +44,14 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{(__doc__ or '').strip()}\n\n{help_text()}" if arguments else (__doc__ or "").strip())
         return 0 if arguments else 2
     try:
-        config, workdir, values = _parse(arguments)
+        parsed = parse(arguments)
     except InputError as error:
         print(f"jaxbrats train: {error}", file=sys.stderr)
         return 2
-    return finish("jaxbrats train", lambda: _train(config, workdir, values))
+    return finish("jaxbrats train", lambda: train(*parsed))
 
 
-def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.FlagValues]:
+def parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.FlagValues]:
     """Reads the command line.
 
     Returns:
@@ -115,7 +115,12 @@ def _take_changes(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list
     return changes, others
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) -> int:
+def train(config: ConfigDict, workdir: pathlib.Path, values: flags.FlagValues) -> int:
+    """Does what a command line asks for, as `parse` gives it; returns the exit code.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
     with gc_paused():
         from jaxbrats.commands.startup import prepare_jax
         from jaxbrats.config.settings import from_config

@@ -102,3 +102,13 @@ def test_importing_the_package_imports_nothing_else():
     assert [name for name in json.loads(done.stdout) if not name.startswith("java")] == ["jaxbrats"]
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         jaxbrats.segmnt  # noqa: B018
+
+
+def test_segment_warns_of_what_predict_warns(tiny_run, tiny_cohort, tmp_path):
+    case = min(tiny_cohort.iterdir())
+    for path in case.iterdir():
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 100, image.affine), tmp_path / path.name)
+    (tmp_path / f"{case.name}-seg.nii.gz").unlink()
+    with pytest.warns(UserWarning, match="voxels at its border are not 0"):
+        jaxbrats.segment(tmp_path, tiny_run)

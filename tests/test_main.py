@@ -62,7 +62,7 @@ def test_a_record_without_its_arrays_makes_them_anew(tiny_run, tmp_path):
     record["data"]["dir"] = str(tmp_path / "gone")
     moved.parent.mkdir()
     moved.write_text(json.dumps(record))
-    config, workdir, _ = main._parse([f"--config={moved}"])
+    config, workdir, _ = main.parse([f"--config={moved}"])
     assert config.data.dir == ""
     assert config.data.raw_dir == record["settings"]["data"]["raw_dir"]
     assert workdir == moved.parent  # goes on with the run
@@ -126,7 +126,7 @@ def test_every_setting_can_be_given_whatever_the_file_leaves_out(tmp_path, capsy
     path = tmp_path / "small.py"
     path.write_text("from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict({'seed': 1})")
     flags = ["--config.model.features=4,6", "--config.model.dropout=0.2", "--config.loss.gamma", "3"]
-    config, workdir, _ = main._parse([f"--config={path}", *flags])
+    config, workdir, _ = main.parse([f"--config={path}", *flags])
     settings = from_config(config)
     assert (settings.seed, settings.model.features, settings.loss.gamma) == (1, (4, 6), 3.0)
     assert workdir == pathlib.Path("runs/small")

@@ -8,12 +8,14 @@ overlays into the run, in the place of those of its last evaluation. To keep the
 predict` and `jaxbrats score`.
 """
 
+import pathlib
 import sys
 
 from absl import flags
 
 from jaxbrats.commands.startup import prepare_jax
 from jaxbrats.evaluation.statistics import summary_table
+from jaxbrats.report.pages import REPORT
 from jaxbrats.runs.evaluate import evaluate_run
 
 FLAGS = flags.FlagValues()
@@ -31,8 +33,13 @@ _DATA = flags.DEFINE_string(
 def main() -> int:
     """Evaluates and prints the summary; 1 if a case could not be scored."""
     prepare_jax()
+    report = pathlib.Path(_WORKDIR.value) / REPORT
+    was_there = report.exists()
     summary, problems = evaluate_run(_WORKDIR.value, _STEP.value, _DATA.value)
     print(summary_table(summary))
+    if was_there:
+        again = f"jaxbrats report --workdir={_WORKDIR.value}"
+        print(f"{report} was of the scores before, so it is gone; to make it anew: {again}")
     for problem in problems:
         print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0

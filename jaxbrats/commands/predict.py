@@ -144,7 +144,8 @@ def main() -> int:
     }
     cohort = find_cases(_INPUT.value)
     folder = pathlib.Path(_OUTPUT.value)
-    if folder.resolve().name == "predictions" and has_record(folder.resolve().parent):
+    inside = (folder.resolve(), *folder.resolve().parents)
+    if any(place.name == "predictions" and has_record(place.parent) for place in inside):
         hint = "Choose another --output"
         raise InputError("is where jaxbrats evaluate leaves what it predicts of its cases", file=folder, hint=hint)
     unusable = cohort.unusable(pathlib.Path(_INPUT.value))

@@ -186,15 +186,34 @@ def _plan(
         kept = record["status"] == KEPT
         if not agree(sources, record["sources"], STAT) or (kept and stat_of(out, case.name) != record["stat"]):
             tasks.append(_Task(case, sources, settings, frame, out, record))
-    _delete_arrays(
-        out,
-        (
-            name
-            for name, record in old.items()
-            if record["status"] == KEPT and record is not records.get(name) and (shard == WHOLE or name in names)
-        ),
-    )
+    useless = [
+        name
+        for name, record in old.items()
+        if record["status"] == KEPT and record is not records.get(name) and (shard == WHOLE or name in names)
+    ]
+    _check_useless(raw, out, manifests, useless, names)
+    _delete_arrays(out, useless)
     return records, tasks
+
+
+def _check_useless(
+    raw: pathlib.Path, out: pathlib.Path, manifests: list[dict[str, Any]], useless: list[str], names: set[str]
+) -> None:
+    """Refuses to delete arrays of another cohort; says which of this one are made anew.
+
+    Raises:
+        InputError: there are some, which a run may need.
+    """
+    elsewhere = all((out / manifest["raw"]).resolve() != raw.resolve() for manifest in manifests)
+    if elsewhere and (others := [name for name in useless if name not in names]):
+        raise InputError(
+            f"holds arrays of {manifests[0]['raw']}, {len(others)} of them of cases that {raw} has not, such as "
+            f"{others[0]}",
+            file=out,
+            hint="Choose another folder for the output, or delete this one if no run needs it",
+        )
+    if useless:
+        print(f"{out}: arrays of {len(useless)} cases that were made otherwise, or are withdrawn, are deleted")
 
 
 def _made_alike(manifest: dict[str, Any], head: dict[str, Any]) -> bool:

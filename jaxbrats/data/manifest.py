@@ -236,6 +236,16 @@ def raw_path(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path) -> str:
     return pathlib.PurePath(relative).as_posix() if near else str(raw)
 
 
+def point_to_raw(data_dir: pathlib.Path, raw_dir: pathlib.Path) -> None:
+    """Notes where the cohort is now.
+
+    Raises:
+        OSError: the manifest cannot be written.
+    """
+    path = data_dir / MANIFEST
+    files.write_json(path, read_file(path) | {"raw": raw_path(raw_dir, data_dir)})
+
+
 class ManifestWriter:
     """Collects the records of a run and saves them now and then, so that a killed run loses little.
 

@@ -177,7 +177,8 @@ def read_split(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
     split = Split(*map(tuple, sides))
     for name, count in collections.Counter(names).items():
         if name not in patients:
-            hint = f"Restore the case, or delete {_FILE} to have a new one drawn"
+            left_out = "Restore the case (manifest.json says why one was left out)"
+            hint = f"{left_out}, or delete {_FILE} to have a new one drawn"
             raise InputError("is named here, but there is no such case", case=name, file=path, hint=hint)
         if count > 1:
             raise InputError(f"is named {count} times", case=name, file=path, hint=_HINT)
@@ -191,7 +192,13 @@ def read_split(path: pathlib.Path, patients: Mapping[str, str]) -> Split:
     left_out = sorted(patients.keys() - set(names), key=natural_key)
     if left_out:
         some = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        logging.warning("on neither side of %s are %d cases, which are left out: %s", path, len(left_out), some)
+        logging.warning(
+            "on neither side of %s are %d cases, which are left out: %s. Add them there, or draw another split: "
+            "config.data.split_seed",
+            path,
+            len(left_out),
+            some,
+        )
     return split
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from jaxbrats.data.names import nifti_stem
 from jaxbrats.data.raw.cases import walk
 from jaxbrats.data.raw.dataset_json import read_dataset_json
+from jaxbrats.inference.output_folder import NAME
 from jaxbrats.inference.predict import MAPS
 from jaxbrats.system.errors import InputError
 
@@ -43,10 +44,11 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
     """Pairs the label files of two folders by case.
 
     Each folder is searched with its subfolders. Files CASE-seg.nii.gz or CASE_seg.nii.gz are its segmentations; a
-    folder without any of these has them as CASE.nii.gz. The .gz is optional.
+    folder without any of these has them as CASE.nii.gz. The .gz is optional. Of a folder that `jaxbrats predict` wrote
+    to, subfolders are not searched: there may be the cohort.
 
     Returns:
-        The pairs, by name, and one error for each case that has no partner or appears twice.
+        The pairs, by name, and one error for each case that has no partner, appears twice or is its own reference.
 
     Raises:
         InputError: a folder is missing or holds no NIfTI file, or a dataset.json cannot be understood.
@@ -60,7 +62,12 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
     for case in sorted(ref.keys() - pred.keys() - spoiled):
         hint = f"Expected {case}.nii.gz there; predict it, or take its reference away"
         problems.append(InputError(f"has no prediction in {pred_dir}", case=case, file=ref[case].path, hint=hint))
-    return [Pair(case, pred[case], ref[case]) for case in sorted(pred.keys() & ref.keys())], problems
+    pairs = [Pair(case, pred[case], ref[case]) for case in sorted(pred.keys() & ref.keys())]
+    for pair in pairs:
+        if pair.pred.path.samefile(pair.ref.path):
+            hint = "Give the folder that holds the predictions"
+            problems.append(InputError("is its own reference", case=pair.case, file=pair.pred.path, hint=hint))
+    return [pair for pair in pairs if not pair.pred.path.samefile(pair.ref.path)], problems
 
 
 def label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, LabelFile]:
@@ -71,6 +78,8 @@ def label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, L
     volumes = list(nifti_files(folder))
     stems = {stem for _, stem in volumes}
     volumes = [(path, stem) for path, stem in volumes if not _is_map(stem, stems)]
+    if (folder / NAME).exists():  # predictions lie in the folder itself; what is deeper is a cohort beside them
+        volumes = [(path, stem) for path, stem in volumes if path.parent == folder]
     named = [(path, case) for path, stem in volumes if (case := _segmentation_of(path, stem))]
     found: dict[str, pathlib.Path] = {}
     spoiled = set()

@@ -78,6 +78,8 @@ class OutputFolder:
         files = {case.name: list(files_of(case.name)) for case in cases}
         _check_files(folder, files, self._cases, present)
         self.todo = [case for case in cases if not self._is_done(case, present)]
+        for case in self.todo:
+            _check_input(case, self._cases.get(case.name, {}), self._path)
         self.already = len(cases) - len(self.todo)
         if self.todo:
             # Before the first file is written, so that after a kill it is known whose files these are.
@@ -221,6 +223,14 @@ def _check_files(
             if name in present and case not in known:
                 problem = "is there already, and no predictions.json tells what made it"
                 raise InputError(problem, file=folder / name, hint=_OTHER_FOLDER)
+
+
+def _check_input(case: Case, before: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Refuses a case of a name that another patient's has in the folder: neither the same files nor the same places."""
+    places = {source["path"] for source in before.get("input", {}).values()}
+    if places and places.isdisjoint(str(file.path) for file in case.modalities.values()):
+        problem = f"was made from other files: {min(places)} and so on"
+        raise InputError(problem, case=case.name, file=path, hint=_OTHER_FOLDER)
 
 
 def _remove_old(folder: pathlib.Path, names: set[str], present: set[str]) -> None:

@@ -78,6 +78,8 @@ def is_evaluated(record: RunRecord, step: int, dataset: Dataset | None = None) -
     problem and, where `dataset` has the files that the arrays were made from, on these.
     """
     summary = statistics.read_summary(record.workdir)
+    if not (record.workdir / "evaluation" / "cases.csv").exists():
+        return False
     own = files.fingerprint(record.cases[name] for name in record.split.val)
     asked = read_postprocessing(record.workdir, record.settings.postprocessing)
     # A summary that does not say is of a time when evaluation did none.
@@ -142,7 +144,7 @@ def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]
 
 
 def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
-    if (other := record.workdir / "predictions" / output_folder.NAME).exists():
+    if other := next((record.workdir / "predictions").rglob(output_folder.NAME), None):
         hint = "Move the folder elsewhere: an evaluation leaves its own predictions there"
         raise InputError("holds what jaxbrats predict wrote", file=other.parent, hint=hint)
     network = run_network(record, step)

@@ -12,12 +12,13 @@ from jaxbrats.config.settings import Settings
 from jaxbrats.data.arrays import ArrayCase, identified
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import Dataset, array_shape, array_shapes, read_dataset
-from jaxbrats.data.manifest import has_manifest, read_manifest
+from jaxbrats.data.manifest import has_manifest, point_to_raw, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.sources import differences, is_gone
 from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
 from jaxbrats.model.losses import make_loss
+from jaxbrats.report.pages import REPORT
 from jaxbrats.report.slices import draw_case
 from jaxbrats.runs import record as records
 from jaxbrats.runs.finetune import Beginning, load_beginning
@@ -111,6 +112,8 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> Dataset:
     data_dir = pathlib.Path(data.dir) if data.dir else workdir / "data"
     if data.raw_dir and not _is_preprocessed(data_dir, pathlib.Path(data.raw_dir), Preprocessing.of(data)):
         if data.synthetic_cases:
+            if not pathlib.Path(data.raw_dir).exists():
+                print(f"{data.raw_dir}: is not there; {data.synthetic_cases} phantoms are written, no patients")
             from jaxbrats.synthetic.cohort import write_cohort  # with much of SciPy, which no other run needs
 
             write_cohort(data.raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)
@@ -146,9 +149,12 @@ def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessin
         raise InputError(
             f"holds arrays of another state of {raw_dir}: case {first.name} is {first.what}{more}",
             file=data_dir,
-            hint="Choose another config.data.dir for arrays of the cohort as it is now, or leave config.data.raw_dir "
-            "empty to go on with these as they are",
+            hint="Choose another config.data.dir for arrays of the cohort as it is now, or go on with these as they "
+            f"are: --config.data.raw_dir= --config.data.dir={data_dir}",
         )
+    if manifest["finished"] and is_gone(data_dir / manifest["raw"]):
+        with contextlib.suppress(OSError):  # read-only: they are scored on the arrays, which is said
+            point_to_raw(data_dir, raw_dir)
     return bool(manifest["finished"])
 
 
@@ -219,6 +225,14 @@ def _begin(
                 )
         cases = identified(dataset.select([*record.split.train, *record.split.val]))
         records.check_data(record, cases)
+        # Before its second validation a run may not have saved anything yet.
+        validations = sum(entry["split"] == "val" for entry in read_metrics(workdir))
+        if validations > 1 and not checkpoints.has_checkpoints(workdir):
+            raise InputError(
+                f"tells of {validations} validations, but there is no checkpoint",
+                file=workdir / "metrics.jsonl",
+                hint="Restore the run's checkpoints, or delete this file to train from the beginning",
+            )
         _check_unseen(settings, cases[len(record.split.train) :], learned)
         return record, cases
     if checkpoints.has_checkpoints(workdir):
@@ -260,6 +274,7 @@ def _tell(record: RunRecord, settings: Settings, dataset: Dataset, step: int, be
     """Notes that training goes on now, and says what may make its numbers differ from an uninterrupted run's."""
     if not distributed.is_first():
         return
+    (record.workdir / REPORT).unlink(missing_ok=True)  # of what the run was before
     if step and (unlike := records.unlike_last_start(record, settings)):
         print(f"not bit for bit as if uninterrupted: {'; '.join(unlike)}", file=sys.stderr)
     records.add_start(record, settings, dataset, step, beginning and beginning.record)
@@ -270,7 +285,6 @@ def _write_results(record: RunRecord, settings: Settings, dataset: Dataset, outc
     # Not imported before there is something to show: with SciPy and matplotlib it takes as long as all else together.
     from jaxbrats.evaluation.statistics import summary_table
     from jaxbrats.report.curves import plot_curves
-    from jaxbrats.report.pages import REPORT
     from jaxbrats.runs.evaluate import evaluate_run, is_evaluated
     from jaxbrats.runs.report import report_run
 

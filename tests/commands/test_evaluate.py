@@ -12,7 +12,9 @@ from jaxbrats.evaluation.tables import read_csv
 def test_scores_of_the_validation_cases(run, tiny_data, tiny_cohort, capsys):
     assert commands.run(["evaluate", f"--workdir={run}", "--step=latest"]) == 0
     table = capsys.readouterr().out
-    assert [line.split()[0] for line in table.splitlines()[2:]] == ["WT", "TC", "ET", "NCR", "ED"]
+    *lines, last = table.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["WT", "TC", "ET", "NCR", "ED"]
+    assert last.endswith(f"so it is gone; to make it anew: jaxbrats report --workdir={run}")
     rows = {(row["case"], row["region"]): row["dice"] for row in read_csv(run / "evaluation" / "cases.csv")}
     split = json.loads((tiny_data / "split.json").read_text())
     assert {case for case, _ in rows} == set(split["val"])

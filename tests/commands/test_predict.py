@@ -318,3 +318,20 @@ def test_a_doubtful_image_is_warned_of_and_recorded(tiny_run, three, tmp_path, c
     cases = record_of(tmp_path / "out")["cases"]
     assert [len(cases[name]["warnings"]) for name in names] == [1, 0, 0]
     assert cases[names[0]]["warnings"][0] in line
+
+
+def test_another_cohort_of_the_same_names_is_refused(tiny_run, three, tmp_path, capsys):
+    raw, names = three
+    for name in names[1:]:
+        shutil.rmtree(raw / name)
+    assert predict(tiny_run, raw, tmp_path / "out", "--mode=crop") == 0
+    before = (tmp_path / "out" / f"{names[0]}.nii.gz").read_bytes()
+    other = tmp_path / "site" / names[0]
+    shutil.copytree(raw / names[0], other)
+    first = other / f"{names[0]}-t1c.nii.gz"
+    nib.save(nib.Nifti1Image(voxels(first) * 2, nib.load(first).affine), first)
+    assert predict(tiny_run, other, tmp_path / "out", "--mode=crop") == 1
+    assert f"case {names[0]}: {tmp_path}/out/predictions.json: was made from other files: {raw}/{names[0]}/" in (
+        capsys.readouterr().err
+    )
+    assert (tmp_path / "out" / f"{names[0]}.nii.gz").read_bytes() == before

@@ -146,7 +146,7 @@ def test_mistakes_in_arguments(tmp_path, arguments, message):
 )
 def test_the_command_line_changes_settings(tmp_path, flags, expected):
     path = write(tmp_path / "plain.py", "pass")
-    assert from_config(main._parse([f"--config={path}", *flags])[0]) == from_config(expected)
+    assert from_config(main.parse([f"--config={path}", *flags])[0]) == from_config(expected)
 
 
 @pytest.mark.parametrize(
@@ -176,15 +176,15 @@ def test_the_command_line_changes_settings(tmp_path, flags, expected):
 def test_mistakes_on_the_command_line(tmp_path, flag, message):
     path = write(tmp_path / "plain.py", "pass")
     with pytest.raises(InputError) as caught:
-        main._parse([f"--config={path}", flag])
+        main.parse([f"--config={path}", flag])
     assert message in str(caught.value)
 
 
 def test_each_choice_of_arguments_is_a_run_of_its_own(tmp_path):
     path = write(tmp_path / "plain.py", "pass")
-    assert main._parse([f"--config={path}"])[1] == pathlib.Path("runs/plain")
-    assert main._parse([f"--config={path}:fold=1,seed=3"])[1] == pathlib.Path("runs/plain_fold=1_seed=3")
-    assert main._parse([f"--config={path}:dir=/a/b"])[1] == pathlib.Path("runs/plain_dir=-a-b")
+    assert main.parse([f"--config={path}"])[1] == pathlib.Path("runs/plain")
+    assert main.parse([f"--config={path}:fold=1,seed=3"])[1] == pathlib.Path("runs/plain_fold=1_seed=3")
+    assert main.parse([f"--config={path}:dir=/a/b"])[1] == pathlib.Path("runs/plain_dir=-a-b")
 
 
 def test_a_record_is_a_config_and_takes_arguments(tmp_path):
@@ -194,7 +194,7 @@ def test_a_record_is_a_config_and_takes_arguments(tmp_path):
     path.write_text(json.dumps({"settings": settings.to_dict(), "data": {"dir": str(tmp_path)}}))
     read = from_config(load_config(f"{path}:fold=1"))
     assert read == dataclasses.replace(settings, data=Data(dir=str(tmp_path), fold=1))
-    assert main._parse([f"--config={path}"])[1] == path.parent
+    assert main.parse([f"--config={path}"])[1] == path.parent
     # Another fold of the same division: what else drew the patients stays.
     drawn = {"fold": 0, "folds": 3, "split_seed": 7, "split": "elsewhere.json"}
     values = settings.to_dict() | {"data": settings.to_dict()["data"] | drawn}

@@ -414,3 +414,21 @@ def test_an_empty_cohort_touches_nothing(folders, tmp_path):
 def test_a_folder_without_a_manifest(tmp_path):
     with pytest.raises(InputError, match=r"is missing.*Run jaxbrats preprocess"):
         read_manifest(tmp_path)
+
+
+def test_arrays_of_another_cohort_are_not_deleted(tiny_cohort, tmp_path, capsys):
+    names = sorted(path.name for path in tiny_cohort.iterdir())
+    for folder, some in (("first", names[:2]), ("second", names[1:3])):
+        for name in some:
+            shutil.copytree(tiny_cohort / name, tmp_path / folder / name)
+    settings = Preprocessing(("t2f", "t1c"), (16, 16, 16), "minmax", 0.0)
+    out = tmp_path / "out"
+    preprocess_cohort(tmp_path / "first", out, settings, workers=1, progress=False)
+    with pytest.raises(InputError, match=rf"1 of them of cases that .*second has not, such as {names[0]}\. Choose"):
+        preprocess_cohort(tmp_path / "second", out, settings, workers=1, progress=False)
+    assert (out / "images" / f"{names[0]}.npy").exists()
+    # At its own place a cohort may lose a case, which is said.
+    shutil.rmtree(tmp_path / "first" / names[0])
+    preprocess_cohort(tmp_path / "first", out, settings, workers=1, progress=False)
+    assert "arrays of 1 cases that were made otherwise, or are withdrawn, are deleted" in capsys.readouterr().out
+    assert not (out / "images" / f"{names[0]}.npy").exists()

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from jaxbrats.evaluation.pairs import find_pairs
+from jaxbrats.evaluation.pairs import find_pairs, label_files
 from jaxbrats.system.errors import InputError
 
 
@@ -117,3 +117,20 @@ def test_maps_beside_a_prediction_are_no_cases_of_their_own(tmp_path):
     found, problems = find_pairs(tmp_path / "pred", tmp_path / "ref")
     assert [pair.case for pair in found] == ["a", "b-entropy"]
     assert problems == []
+
+
+def test_a_case_is_not_scored_against_its_own_reference(tmp_path):
+    folder = touch(tmp_path / "cohort", "A/A-seg.nii.gz", "B/B-seg.nii.gz")
+    pairs, problems = find_pairs(folder, folder)
+    assert pairs == []
+    assert [problem.problem for problem in problems] == ["is its own reference"] * 2
+
+
+def test_of_a_folder_of_predictions_these_are_taken(tmp_path):
+    """Also where they were written beside the cases, whose references are named as segmentations are."""
+    folder = touch(tmp_path / "cohort", "A/A-seg.nii.gz", "A/A-t1n.nii.gz", "B/B-seg.nii.gz", "A.nii.gz")
+    assert label_files(folder, [])["A"].path == folder / "A/A-seg.nii.gz"
+    (folder / "predictions.json").write_text("{}")
+    assert list(label_files(folder, [])) == ["A"]
+    references = touch(tmp_path / "references", "A-seg.nii.gz")
+    assert paired(folder, references) == [("A", "A.nii.gz", "A-seg.nii.gz")]

@@ -48,7 +48,6 @@ def untrained(monkeypatch):
 
     monkeypatch.setattr(job, "train", train)
     monkeypatch.setattr(job, "_write_results", write_scores)
-    monkeypatch.setattr(cross_validate, "choose_step", lambda *_: 0)
     return asked
 
 
@@ -100,14 +99,20 @@ def test_folds_of_several_recipes_or_scored_otherwise_are_not_pooled(tiny_config
             cross_validate.check_folds([read_record(fold) for fold in folds])
 
 
-def test_a_fold_that_is_stopped_or_fails_ends_it(tiny_config, tmp_path, monkeypatch):
+def test_a_fold_that_is_stopped_or_refused_ends_it(tiny_config, tmp_path, monkeypatch, capsys):
     codes = iter([0, 143])
     configs = []
-    monkeypatch.setattr(main, "run", lambda arguments: configs.append(arguments[0]) or next(codes))
+    monkeypatch.setattr(main, "parse", lambda arguments: arguments)
+    monkeypatch.setattr(main, "train", lambda config, *_: configs.append(config) or next(codes))
     assert run(f"{tiny_config}:init_from=other/fold_{{fold}}", tmp_path) == 143
     assert configs == [f"--config={tiny_config}:init_from=other/fold_{fold}" for fold in (0, 1)]
-    monkeypatch.setattr(main, "run", lambda arguments: 1)
+
+    def refuse(*_):
+        raise InputError("was started with other settings")
+
+    monkeypatch.setattr(main, "train", refuse)
     assert run(tiny_config, tmp_path) == 1
+    assert "cross_validate: was started with other settings" in capsys.readouterr().err
     assert not (tmp_path / "cases.csv").exists()
 
 

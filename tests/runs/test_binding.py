@@ -1,5 +1,6 @@
 """A run and its data are bound to each other by content: whatever is moved, copied or changed, no wrong number."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -142,6 +143,22 @@ class TestPlace:
             f"case {VAL[0]}: {run}/data/images/{VAL[0]}.npy: is not the array that the run" in capsys.readouterr().err
         )
         assert files_of(run, "data") == {k: v for k, v in before.items() if not k.startswith("data/")}
+
+    def test_checkpoints_that_are_gone_are_missed(self, run, train, capsys):
+        (run / "checkpoints").rename(run / "elsewhere")
+        before = files_of(run)
+        assert train(run, data__dir=run / "data") == 1
+        message = f"{run}/metrics.jsonl: tells of 3 validations, but there is no checkpoint. Restore the run's"
+        assert message in capsys.readouterr().err
+        assert files_of(run) == before
+
+    def test_a_cohort_that_is_named_where_it_is_now_is_known_from_then_on(self, run, tiny_cohort, tmp_path, capsys):
+        shutil.copytree(tiny_cohort, tmp_path / "cohort")
+        rewrite(run / "data" / "manifest.json", lambda manifest: manifest.update(raw="/gone"))
+        settings = read_record(run).settings
+        data = dataclasses.replace(settings.data, raw_dir=str(tmp_path / "cohort"), dir=str(run / "data"))
+        job.prepare_data(dataclasses.replace(settings, data=data), run)
+        assert read_dataset(run / "data").raw_dir.resolve() == tmp_path / "cohort"
 
     def test_a_moved_run_evaluates_reports_and_goes_on(self, run, tiny_run, tmp_path, train, training_alone, capsys):
         moved = tmp_path / "deeper" / "moved"

@@ -185,8 +185,14 @@ def test_an_evaluation_takes_nothing_of_a_prediction_away_and_no_old_report_stan
     flags = [f"--workdir={run}", f"--input={tiny_cohort}"]
     assert commands.run(["predict", *flags, f"--output={run / 'predictions'}"]) == 1
     assert "is where jaxbrats evaluate leaves what it predicts" in capsys.readouterr().err
+    assert commands.run(["predict", *flags, f"--output={run / 'predictions' / 'all'}"]) == 1
+    assert "is where jaxbrats evaluate leaves what it predicts" in capsys.readouterr().err
     before = read_summary(run)
-    (run / "predictions" / "predictions.json").write_text("{}")
+    (run / "predictions" / "all").mkdir()
+    (run / "predictions" / "all" / "predictions.json").write_text("{}")
+    with pytest.raises(InputError, match=r"predictions/all: holds what jaxbrats predict wrote\. Move the folder"):
+        evaluate_run(run)
+    (run / "predictions" / "all" / "predictions.json").rename(run / "predictions" / "predictions.json")
     with pytest.raises(InputError, match=r"predictions: holds what jaxbrats predict wrote\. Move the folder"):
         evaluate_run(run)
     assert read_summary(run) == before
