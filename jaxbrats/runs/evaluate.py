@@ -6,10 +6,13 @@ RUN/evaluation/summary.json    mean, sd, median, ... of each region and metric; 
 RUN/figures/overlay_*.png      image, truth and prediction, from the worst case to the best
 
 All of these are of one evaluation: they take the place of an earlier one's when it is done, the summary last, and the
-report of that one is deleted.
+report of that one is deleted. Until then RUN/.unfinished-predictions has the cases that are done, with their scores,
+which an evaluation that was stopped goes on with.
 """
 
+import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -23,7 +26,6 @@ from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.sources import case_of, is_gone
 from jaxbrats.evaluation import statistics, tables
 from jaxbrats.evaluation.evaluate import (
-    CaseScores,
     Predicted,
     predict_arrays,
     predict_files,
@@ -41,6 +43,9 @@ from jaxbrats.runs.record import RunRecord, check_data, patients_trained_on, por
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
+
+# In the folder of predictions until all are there.
+_SCORES = "scores.jsonl"
 
 
 def evaluate_run(
@@ -152,23 +157,36 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
     cases = cases_to_score(record, dataset, own, problems)
     files_of = raw_cases(dataset, cases, problems)
     cases = [case for case in cases if files_of is None or case.name in files_of]
-    scored: list[CaseScores] = []
-    with files.replacing_folder(record.workdir / "predictions") as predictions:
-        if files_of is None:
-            print(f"{dataset.folder}: scored on the arrays, because the files they were made from are not known here")
-        results = score(predicted(network, cases, files_of, predictions))
-        for result in tqdm(results, desc="evaluating", total=len(cases), unit="case", dynamic_ncols=True):
-            (problems if isinstance(result, InputError) else scored).append(result)
+    if files_of is None:
+        print(f"{dataset.folder}: scored on the arrays, because the files they were made from are not known here")
+    options = {
+        "whole volumes": files_of is not None,
+        "inference": dataclasses.asdict(network.inference),
+        "postprocessing": dataclasses.asdict(network.postprocessing),
+        "cases": {case.name: files.fingerprint([case.content]) for case in cases},
+    }
+    made_from = output_folder.made_by([network], options)
+    with files.replacing_folder(record.workdir / "predictions", made_from) as predictions:
+        scored = _scored_before(predictions)
+        left = [case for case in cases if case.name not in scored]
+        bar = {"total": len(cases), "initial": len(scored), "unit": "case", "dynamic_ncols": True}
+        with (predictions / _SCORES).open("a") as done:
+            for result in tqdm(score(predicted(network, left, files_of, predictions)), desc="evaluating", **bar):
+                if isinstance(result, InputError):
+                    problems.append(result)
+                    continue
+                scored[result.case] = result.rows
+                print(json.dumps([result.case, result.rows]), file=done, flush=True)
         if not scored:
             raise problems[0]
-        rows = [row for result in scored for row in result.rows]
+        (predictions / _SCORES).unlink()
+        cases = [case for case in cases if case.name in scored]
+        rows = [row for case in cases for row in scored[case.name]]
         summary = statistics.summarise(rows)
         # The last evaluation ends with its predictions; this one counts when its summary is there.
         for name in ("evaluation/summary.json", "evaluation/cases.csv", REPORT):
             (record.workdir / name).unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
-    names = {result.case for result in scored}
-    cases = [case for case in cases if case.name in names]
     problems += draw_overlays(
         record.workdir / "figures",
         scored_cases(record, dataset, cases, files_of),
@@ -190,6 +208,17 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         },
     )
     return summary, problems
+
+
+def _scored_before(predictions: pathlib.Path) -> dict[str, list[tables.Row]]:
+    """Case -> its rows of the score table, of an evaluation that was stopped."""
+    scored = {}
+    for line in (predictions / _SCORES).read_text().splitlines() if (predictions / _SCORES).exists() else ():
+        with contextlib.suppress(ValueError):  # cut short by a kill
+            case, rows = json.loads(line)
+            if (predictions / f"{case}.nii.gz").exists():
+                scored[case] = rows
+    return scored
 
 
 def cases_to_score(record: RunRecord, dataset: Dataset, own: bool, problems: list[InputError]) -> list[ArrayCase]:

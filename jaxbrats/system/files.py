@@ -70,8 +70,13 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder beside `path`; on leaving without an error it takes the place of `path` and what that held.
+def replacing_folder(path: str | pathlib.Path, made_from: Any = None) -> Iterator[pathlib.Path]:
+    """Yields a folder beside `path`; on leaving without an error it takes the place of `path` and what that held.
+
+    Args:
+        path: Its place at the end. One process at a time works at it.
+        made_from: All that what is in the folder follows from, JSON-able: then a block that was stopped, or killed,
+            leaves the folder to the next one that makes it from the same. None for a new folder each time.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -79,19 +84,25 @@ def replacing_folder(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     for left in path.parent.glob(f".partial-*-{path.name}"):  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
-    temporary = path.with_name(_temporary_name(path.name))
-    temporary.mkdir(parents=True)
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    note, text = unfinished / ".made_from.json", json.dumps(made_from)
+    if made_from is None or not note.exists() or note.read_text() != text:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write_text(note, text)
     try:
-        yield temporary
+        yield unfinished
+        note.unlink()
         if path.exists():
             old = path.with_name(_temporary_name(f"old-{path.name}"))
             path.rename(old)
-            temporary.rename(path)
+            unfinished.rename(path)
             shutil.rmtree(old, ignore_errors=True)
         else:
-            temporary.rename(path)
+            unfinished.rename(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if made_from is None:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _temporary_name(name: str) -> str:

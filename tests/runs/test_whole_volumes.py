@@ -1,6 +1,7 @@
 """`evaluate` gives what `predict` and `score` give: whole volumes on the voxels of the files, where these are known."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from jaxbrats.evaluation.statistics import read_summary
 from jaxbrats.evaluation.tables import read_csv
 from jaxbrats.inference.postprocess import write_postprocessing
 from jaxbrats.inference.predictions import read_prediction
+from jaxbrats.runs import evaluate
 from jaxbrats.runs.evaluate import dataset_to_score, evaluate_run, is_evaluated, scored_by
 from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import read_record
@@ -209,3 +211,37 @@ def test_scores_of_arrays_finer_than_their_files_are_of_what_is_written(tiny_run
     list(predict_arrays([finer], network, tmp_path))
     written = read_prediction(tmp_path / f"{case.name}.nii.gz", case.name, scored.labels.shape, finer.record)
     np.testing.assert_array_equal(scored.labels, written)
+
+
+def test_an_evaluation_that_is_stopped_goes_on_with_the_cases_it_has_done(run, tiny_run, monkeypatch):
+    score, asked = evaluate.score, []
+
+    def counted(results, stop_after):
+        for number, result in enumerate(score(results), 1):
+            asked.append(result.case)
+            yield result
+            if number == stop_after:
+                raise KeyboardInterrupt
+
+    before = (run / "evaluation" / "cases.csv").read_bytes()
+    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=1))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run)
+    assert (run / "evaluation" / "cases.csv").read_bytes() == before  # the last one stands
+    with (run / ".unfinished-predictions" / "scores.jsonl").open("a") as done:
+        done.write('["cut sho')
+    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=None))
+    evaluate_run(run)
+    assert len(asked) == 2 and set(asked) == set(read_record(run).split.val)
+    assert (run / "evaluation" / "cases.csv").read_bytes() == before
+    names = sorted(path.name for path in (run / "predictions").iterdir())
+    assert names == sorted(path.name for path in (tiny_run / "predictions").iterdir())
+    # Of another step nothing is taken over.
+    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=1))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run)
+    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=None))
+    asked.clear()
+    evaluate_run(run, step="latest")
+    assert len(asked) == 2
+    assert not list(run.glob(".unfinished*"))
