@@ -227,8 +227,8 @@ def _check_files(
 
 def _check_input(case: Case, before: Mapping[str, Any], path: pathlib.Path) -> None:
     """Refuses a case of a name that another patient's has in the folder: neither the same files nor the same places."""
-    places = {source["path"] for source in before.get("input", {}).values()}
-    if places and places.isdisjoint(str(file.path) for file in case.modalities.values()):
+    places = {pathlib.Path(source["path"]).resolve() for source in before.get("input", {}).values()}
+    if places and places.isdisjoint(file.path.resolve() for file in case.modalities.values()):
         problem = f"was made from other files: {min(places)} and so on"
         raise InputError(problem, case=case.name, file=path, hint=_OTHER_FOLDER)
 
