@@ -60,6 +60,7 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fla
     Raises:
         InputError: a flag, a setting or the config file itself is wrong.
     """
+    from jaxbrats.commands import at_home
     from jaxbrats.config.file import load_config, split_arguments
 
     values = flags.FlagValues()
@@ -80,12 +81,13 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, pathlib.Path, flags.Fla
         raise InputError("--workdir= names no folder", hint="Is a variable of the command not set?")
     if extra:
         raise InputError(f"unexpected argument '{extra[0]}'; settings are written --config.NAME=VALUE")
-    path, named = split_arguments(values.config)
+    config = at_home(values.config)
+    path, named = split_arguments(config)
     # A run's own config.json goes on with the run; each choice of arguments is a run of its own.
     default = pathlib.Path("runs") / "_".join([path.stem, *("=".join(pair).replace("/", "-") for pair in named)])
     if path.suffix == ".json" and not named:
         default = path.parent
-    return load_config(values.config, changes), pathlib.Path(values.workdir or default), values
+    return load_config(config, changes), pathlib.Path(at_home(values.workdir) or default), values
 
 
 def _take_changes(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -96,6 +98,7 @@ def _take_changes(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list
     Raises:
         InputError: a name is not a setting, or has no value.
     """
+    from jaxbrats.commands import at_home
     from jaxbrats.config.settings import Settings
     from jaxbrats.config.typed import type_of
 
@@ -111,7 +114,7 @@ def _take_changes(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list
             text = "true" if kind is bool else next(rest, None)
         if text is None:
             raise InputError(f"Missing value for flag --config.{name}", hint="See jaxbrats train --help")
-        changes.append((name, text))
+        changes.append((name, at_home(text)))
     return changes, others
 
 

@@ -173,3 +173,18 @@ def test_keras_folders_train_too(tiny_config, tmp_path):
     record = json.loads((workdir / "config.json").read_text())
     assert record["settings"]["data"]["crop"] == [8, 8, 8]
     assert record["data"]["val"] == ["image_2"]
+
+
+def test_home_is_found_where_a_shell_leaves_it_and_nothing_is_not_a_folder(tiny_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tiny.py").write_text(tiny_config.read_text())
+    flags = ["--config=~/tiny.py", "--workdir=~/run", "--config.data.raw_dir=~/raw", "--config.data.dir", "~/data"]
+    config, workdir, _ = main.parse(flags)
+    assert (config.data.raw_dir, config.data.dir) == (str(tmp_path / "raw"), str(tmp_path / "data"))
+    assert workdir == tmp_path / "run"
+    assert commands.run(["synth", "--out=~/cohort", "--cases=1", "--shape=16,16,16"]) == 0
+    assert len(list((tmp_path / "cohort").iterdir())) == 1
+    assert commands.run(["predict", "--workdir=~/none", "--input=x", "--output=y"]) == 1
+    assert f"{tmp_path}/none" in capsys.readouterr().err
+    assert commands.run(["preprocess", f"--raw={tmp_path}", "--out="]) == 2
+    assert "--out= is empty. Is a variable of the command not set?" in capsys.readouterr().err

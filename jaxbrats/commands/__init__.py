@@ -6,9 +6,11 @@ SIGINT or SIGTERM.
 """
 
 import importlib
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 from absl import flags
 
@@ -88,10 +90,21 @@ def run_program(program: ModuleType, name: str, arguments: Sequence[str]) -> int
         extra = program.FLAGS([name, *arguments])[1:]
         if extra:
             raise flags.IllegalFlagValueError(f"unexpected argument '{extra[0]}'; flags are written --name=value")
+        for flag in map(program.FLAGS.__getitem__, program.FLAGS):
+            if flag.present and flag.value == "":
+                raise flags.IllegalFlagValueError(f"--{flag.name}= is empty. Is a variable of the command not set?")
+            flag.value = at_home(flag.value)
     except flags.Error as error:
         print(f"{name}: {error}\nSee: {name} --help", file=sys.stderr)
         return 2
     return finish(name, program.main)
+
+
+def at_home(value: Any) -> Any:
+    """What a flag was given, with ~/ as the home folder: after a = a shell leaves it as it is."""
+    if isinstance(value, list):
+        return [at_home(one) for one in value]
+    return str(pathlib.Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def finish(name: str, work: Callable[[], int]) -> int:
