@@ -23,6 +23,7 @@ from jaxbrats.runs.evaluate import dataset_to_score, evaluate_run, is_evaluated,
 from jaxbrats.runs.networks import run_network
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
+from jaxbrats.train.checkpoints import choose_step
 
 
 @pytest.fixture
@@ -228,7 +229,10 @@ def test_an_evaluation_that_is_stopped_goes_on_with_the_cases_it_has_done(run, t
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(run)
     assert (run / "evaluation" / "cases.csv").read_bytes() == before  # the last one stands
-    with (run / ".unfinished-predictions" / "scores.jsonl").open("a") as done:
+    unfinished = run / ".unfinished-predictions"
+    made_from = json.loads((unfinished / ".made_from.json").read_text())
+    assert made_from["options"]["cases"].keys() == set(read_record(run).split.val)
+    with (unfinished / "scores.jsonl").open("a") as done:
         done.write('["cut sho')
     monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=None))
     evaluate_run(run)
@@ -236,12 +240,20 @@ def test_an_evaluation_that_is_stopped_goes_on_with_the_cases_it_has_done(run, t
     assert (run / "evaluation" / "cases.csv").read_bytes() == before
     names = sorted(path.name for path in (run / "predictions").iterdir())
     assert names == sorted(path.name for path in (tiny_run / "predictions").iterdir())
-    # Of another step nothing is taken over.
+    # Of another step nothing is taken over, nor a case whose prediction is gone.
     monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=1))
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(run)
+    (unfinished / f"{asked[-1]}.nii.gz").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run)
+    assert asked[-1] == asked[-2]
     monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=None))
     asked.clear()
     evaluate_run(run, step="latest")
     assert len(asked) == 2
     assert not list(run.glob(".unfinished*"))
+    record = read_record(run)
+    assert is_evaluated(record, choose_step(run, "latest"))
+    (run / "evaluation" / "cases.csv").unlink()
+    assert not is_evaluated(record, choose_step(run, "latest"))
