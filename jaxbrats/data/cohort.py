@@ -169,7 +169,7 @@ def _plan(
         for partial in (out / folder).glob(".partial-*"):  # of a run that was killed: the lock says that none is alive
             if shard == WHOLE or partial.stem.split("-", 2)[-1] in names:
                 partial.unlink(missing_ok=True)
-    records, tasks = {}, []
+    cases, records, tasks = list(cases), {}, []
     for case in cases:
         if case.name not in names:
             continue
@@ -191,29 +191,38 @@ def _plan(
         for name, record in old.items()
         if record["status"] == KEPT and record is not records.get(name) and (shard == WHOLE or name in names)
     ]
-    _check_useless(raw, out, manifests, useless, names)
+    # The shards' merging deletes what is no shard's.
+    if useless or (shard != WHOLE and old.keys() - {case.name for case in cases}):
+        _check_own(raw, out, manifests, cases, settings)
+    if useless:
+        print(f"{out}: arrays of {len(useless)} cases that were made otherwise, or are withdrawn, are deleted")
     _delete_arrays(out, useless)
     return records, tasks
 
 
-def _check_useless(
-    raw: pathlib.Path, out: pathlib.Path, manifests: list[dict[str, Any]], useless: list[str], names: set[str]
+def _check_own(
+    raw: pathlib.Path, out: pathlib.Path, manifests: list[dict[str, Any]], cases: list[Case], settings: Preprocessing
 ) -> None:
-    """Refuses to delete arrays of another cohort; says which of this one are made anew.
+    """Makes sure that arrays to be deleted are of this cohort: that it is at its place, or shares a case with them.
 
     Raises:
-        InputError: there are some, which a run may need.
+        InputError: they are of another cohort, and a run may need them.
     """
-    elsewhere = all((out / manifest["raw"]).resolve() != raw.resolve() for manifest in manifests)
-    if elsewhere and (others := [name for name in useless if name not in names]):
-        raise InputError(
-            f"holds arrays of {manifests[0]['raw']}, {len(others)} of them of cases that {raw} has not, such as "
-            f"{others[0]}",
-            file=out,
-            hint="Choose another folder for the output, or delete this one if no run needs it",
-        )
-    if useless:
-        print(f"{out}: arrays of {len(useless)} cases that were made otherwise, or are withdrawn, are deleted")
+    if any((out / manifest["raw"]).resolve() == raw.resolve() for manifest in manifests):
+        return
+    old = {name: record for manifest in manifests for name, record in manifest["cases"].items()}
+    for case in cases:
+        with contextlib.suppress(InputError):
+            before = old.get(case.name, {}).get("sources", {})
+            now = sources_of(case, settings.present(case), raw)
+            # A file that was moved or copied has its size still; others hardly ever have it.
+            if any(now[part]["size"] == before[part]["size"] for part in now.keys() & before.keys()):
+                return
+    raise InputError(
+        f"holds arrays of another cohort, {manifests[0]['raw']}, that {raw} has no case of",
+        file=out,
+        hint="Choose another folder for the output, or delete this one if no run needs it",
+    )
 
 
 def _made_alike(manifest: dict[str, Any], head: dict[str, Any]) -> bool:

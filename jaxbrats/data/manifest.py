@@ -32,6 +32,7 @@ from jaxbrats.data.raw.geometry import Frame
 from jaxbrats.data.shards import MANIFEST, WHOLE, Shard, find_parts, merge
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
+from jaxbrats.system.locks import held_briefly
 
 VERSION = 2
 KEPT, SKIPPED, FAILED = "kept", "skipped", "failed"
@@ -243,7 +244,8 @@ def point_to_raw(data_dir: pathlib.Path, raw_dir: pathlib.Path) -> None:
         OSError: the manifest cannot be written.
     """
     path = data_dir / MANIFEST
-    files.write_json(path, read_file(path) | {"raw": raw_path(raw_dir, data_dir)})
+    with held_briefly(data_dir, "manifest"):
+        files.write_json(path, read_file(path) | {"raw": raw_path(raw_dir, data_dir)})
 
 
 class ManifestWriter:

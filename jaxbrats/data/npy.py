@@ -1,16 +1,16 @@
 """Reading arrays in NumPy's own format, safely and straight into place, and writing them.
 
-The format is at https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Headers are read by NumPy, and
-elements here instead of by `numpy.load`, so that a damaged file is refused before memory is taken for them, nothing is
-ever unpickled, and the voxels of a case go from the file into their row of a batch without a copy.
+The format is at https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Files are read here by hand
+instead of by `numpy.load`, so that a damaged header is refused before any memory is taken, nothing is ever unpickled,
+and the voxels of a case go from the file into their row of a batch without a copy.
 """
 
 import dataclasses
 import math
 import os
 import pathlib
+import re
 import stat
-import threading
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
@@ -19,10 +19,17 @@ import numpy as np
 from jaxbrats.system.errors import InputError
 
 WRITE_AGAIN = "Write the file again (jaxbrats preprocess does, once it is deleted), or take the case out"
-_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# NumPy evaluates a header as a Python literal. In CPython before 3.11.8 threads that do so at the same time make each
-# other fail (https://github.com/python/cpython/issues/106905).
-_EVALUATING = threading.Lock()
+_MAGIC = b"\x93NUMPY"
+# Version -> bytes of the length of the header.
+_LENGTH_SIZES = {(1, 0): 2, (2, 0): 4}
+_LONGEST_HEADER = 10_000
+# An entry of the Python literal that a header is, of an array of plain numbers or text: its key, and then its value.
+_ENTRY = re.compile(
+    r"""(?P<quote>['"])(?P<key>descr|fortran_order|shape)(?P=quote)\s*:\s*
+    (?:(['"])(?P<descr>[<>|=]?[A-Za-z][0-9]{0,9})\3|(?P<order>True|False)|\((?P<shape>[-0-9L,\s]*)\))\s*(?:,\s*|$)""",
+    re.VERBOSE,
+)
+_SIZES = re.compile(r"(?:\s*-?[0-9]{1,20}L?\s*,)*(?:\s*-?[0-9]{1,20}L?)?\s*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,20 +162,56 @@ def _parse(file: BinaryIO, path: pathlib.Path, case: str, check: Check) -> Heade
 
 
 def _read_header(file: BinaryIO) -> Header:
-    """Reads a header by NumPy's own reader.
+    """Reads a header, by hand because NumPy's own reader is not safe in threads.
+
+    NumPy takes the header for a Python literal and evaluates it; in CPython 3.11 threads that do so at the same time
+    make each other fail (https://github.com/python/cpython/issues/106905).
 
     Raises:
-        ValueError: it is none that NumPy writes.
+        ValueError: it is not one of an array of plain numbers or text.
     """
-    version = np.lib.format.read_magic(file)
-    if version not in _READERS:
+    start = file.read(len(_MAGIC) + 2)
+    if len(start) < len(_MAGIC) + 2 or not start.startswith(_MAGIC):
+        raise ValueError(f"expected it to begin with {_MAGIC!r}, found {start!r}")
+    version = tuple(start[-2:])
+    if version not in _LENGTH_SIZES:
         raise ValueError(f"version {version[0]}.{version[1]} of the format")
+    size = int.from_bytes(file.read(_LENGTH_SIZES[version]), "little")
+    if size > _LONGEST_HEADER:
+        raise ValueError(f"expected a header of at most {_LONGEST_HEADER} bytes, found {size}")
+    content = file.read(size)
+    if len(content) < size:
+        raise ValueError(f"its header is cut short: {len(content)} of {size} bytes")
+    return parse_header(content.decode("latin-1"))
+
+
+def parse_header(text: str) -> Header:
+    """Reads the text of a header, `{'descr': '<f4', 'fortran_order': False, 'shape': (128, 128, 128, 3), }`.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    found: dict[str, re.Match] = {}
+    inside = text.strip()
+    whole, inside = inside[:1] + inside[-1:] == "{}", inside[1:-1].strip()
+    place = 0
+    while whole and place < len(inside) and (entry := _ENTRY.match(inside, place)):
+        found[entry["key"]] = entry
+        place = entry.end()
+    if whole and place == len(inside) and len(found) == 3:
+        descr, order, shape = found["descr"]["descr"], found["fortran_order"]["order"], found["shape"]["shape"]
+        # Of one axis it is (4,): (4) would be a number.
+        if descr and order and shape is not None and _SIZES.fullmatch(shape) and (not shape.strip() or "," in shape):
+            sizes = [size.strip().rstrip("L") for size in shape.split(",")]
+            return Header(tuple(int(size) for size in sizes if size), _dtype(descr), order == "True")
+    raise ValueError(f"expected descr, fortran_order and shape of an array of numbers, found {text.strip()[:80]!r}")
+
+
+def _dtype(descr: str) -> np.dtype:
     try:
-        with _EVALUATING:
-            shape, fortran, dtype = _READERS[version](file)
-    except Exception as error:  # whatever evaluating a damaged literal raises
-        raise ValueError(" ".join(str(error).split())[:200]) from error
-    return Header(shape, dtype, fortran)
+        return np.dtype(descr)
+    except TypeError as error:
+        raise ValueError(f"unknown number type {descr}") from error
 
 
 def _problem(header: Header, present: int, check: Check) -> str | None:

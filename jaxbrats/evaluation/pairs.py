@@ -44,8 +44,8 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
     """Pairs the label files of two folders by case.
 
     Each folder is searched with its subfolders. Files CASE-seg.nii.gz or CASE_seg.nii.gz are its segmentations; a
-    folder without any of these has them as CASE.nii.gz. The .gz is optional. Of a folder that `jaxbrats predict` wrote
-    to, subfolders are not searched: there may be the cohort.
+    folder without any of these has them as CASE.nii.gz. The .gz is optional. Of predictions
+    that `jaxbrats predict` wrote, subfolders are not searched: there may be the cohort.
 
     Returns:
         The pairs, by name, and one error for each case that has no partner, appears twice or is its own reference.
@@ -54,7 +54,8 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
         InputError: a folder is missing or holds no NIfTI file, or a dataset.json cannot be understood.
     """
     problems: list[InputError] = []
-    pred, ref = label_files(pathlib.Path(pred_dir), problems), label_files(pathlib.Path(ref_dir), problems)
+    pred = label_files(pathlib.Path(pred_dir), problems, predicted=True)
+    ref = label_files(pathlib.Path(ref_dir), problems)
     spoiled = {problem.case for problem in problems}
     for case in sorted(pred.keys() - ref.keys() - spoiled):
         hint = f"Expected {case}-seg.nii.gz, {case}_seg.nii.gz or {case}.nii.gz there"
@@ -63,22 +64,26 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
         hint = f"Expected {case}.nii.gz there; predict it, or take its reference away"
         problems.append(InputError(f"has no prediction in {pred_dir}", case=case, file=ref[case].path, hint=hint))
     pairs = [Pair(case, pred[case], ref[case]) for case in sorted(pred.keys() & ref.keys())]
-    for pair in pairs:
-        if pair.pred.path.samefile(pair.ref.path):
-            hint = "Give the folder that holds the predictions"
-            problems.append(InputError("is its own reference", case=pair.case, file=pair.pred.path, hint=hint))
-    return [pair for pair in pairs if not pair.pred.path.samefile(pair.ref.path)], problems
+    same = [pair for pair in pairs if pair.pred.path.resolve() == pair.ref.path.resolve()]
+    hint = "Give the folder that holds the predictions"
+    problems += [InputError("is its own reference", case=one.case, file=one.pred.path, hint=hint) for one in same]
+    return [pair for pair in pairs if pair not in same], problems
 
 
-def label_files(folder: pathlib.Path, problems: list[InputError]) -> dict[str, LabelFile]:
-    """The segmentations of a folder by case; a case found twice becomes a problem."""
+def label_files(folder: pathlib.Path, problems: list[InputError], predicted: bool = False) -> dict[str, LabelFile]:
+    """The segmentations of a folder by case; a case found twice becomes a problem.
+
+    `predicted` says that predictions are looked for, not references.
+    """
     if not folder.is_dir():
         problem = "is a file, expected a folder" if folder.exists() else "there is no such folder"
         raise InputError(problem, file=folder, hint="Give the folder that holds the segmentations")
     volumes = list(nifti_files(folder))
     stems = {stem for _, stem in volumes}
     volumes = [(path, stem) for path, stem in volumes if not _is_map(stem, stems)]
-    if (folder / NAME).exists():  # predictions lie in the folder itself; what is deeper is a cohort beside them
+    if (
+        predicted and (folder / NAME).exists()
+    ):  # predictions lie in the folder itself; what is deeper is a cohort beside them
         volumes = [(path, stem) for path, stem in volumes if path.parent == folder]
     named = [(path, case) for path, stem in volumes if (case := _segmentation_of(path, stem))]
     found: dict[str, pathlib.Path] = {}

@@ -82,7 +82,7 @@ def find_entries(
         InputError: the folder is missing or holds no NIfTI file.
     """
     problems: list[InputError] = []
-    found = label_files(pathlib.Path(pred_dir), problems)
+    found = label_files(pathlib.Path(pred_dir), problems, predicted=True)
     wanted = None if cases is None else {case.name: case for case in cases}
     entries, numbers = [], {}
     for case, file in sorted(found.items()):

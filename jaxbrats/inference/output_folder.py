@@ -227,9 +227,12 @@ def _check_files(
 
 def _check_input(case: Case, before: Mapping[str, Any], path: pathlib.Path) -> None:
     """Refuses a case of a name that another patient's has in the folder: neither the same files nor the same places."""
-    places = {pathlib.Path(source["path"]).resolve() for source in before.get("input", {}).values()}
-    if places and places.isdisjoint(file.path.resolve() for file in case.modalities.values()):
-        problem = f"was made from other files: {min(places)} and so on"
+    known = {name: source for name, source in before.get("input", {}).items() if name in case.modalities}
+    places = {pathlib.Path(source["path"]).resolve().parent for source in known.values()}
+    if not places.isdisjoint(file.path.resolve().parent for file in case.modalities.values()):
+        return
+    if known and not any(is_same(case, [name], None, {name: known[name]}, labels=False) for name in known):
+        problem = f"was made from other files, in {min(places)}"
         raise InputError(problem, case=case.name, file=path, hint=_OTHER_FOLDER)
 
 

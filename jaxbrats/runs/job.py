@@ -14,6 +14,7 @@ from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import Dataset, array_shape, array_shapes, read_dataset
 from jaxbrats.data.manifest import has_manifest, point_to_raw, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
+from jaxbrats.data.shards import MANIFEST
 from jaxbrats.data.sources import differences, is_gone
 from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
@@ -152,7 +153,7 @@ def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessin
             hint="Choose another config.data.dir for arrays of the cohort as it is now, or go on with these as they "
             f"are: --config.data.raw_dir= --config.data.dir={data_dir}",
         )
-    if manifest["finished"] and is_gone(data_dir / manifest["raw"]):
+    if manifest["finished"] and (data_dir / MANIFEST).exists() and is_gone(data_dir / manifest["raw"]):
         with contextlib.suppress(OSError):  # read-only: they are scored on the arrays, which is said
             point_to_raw(data_dir, raw_dir)
     return bool(manifest["finished"])
@@ -225,12 +226,11 @@ def _begin(
                 )
         cases = identified(dataset.select([*record.split.train, *record.split.val]))
         records.check_data(record, cases)
-        # Before its second validation a run may not have saved anything yet.
-        validations = sum(entry["split"] == "val" for entry in read_metrics(workdir))
-        if validations > 1 and not checkpoints.has_checkpoints(workdir):
+        summary = workdir / "evaluation" / "summary.json"
+        if summary.exists() and not checkpoints.has_checkpoints(workdir):
             raise InputError(
-                f"tells of {validations} validations, but there is no checkpoint",
-                file=workdir / "metrics.jsonl",
+                "is of a checkpoint of this run, which has none",
+                file=summary,
                 hint="Restore the run's checkpoints, or delete this file to train from the beginning",
             )
         _check_unseen(settings, cases[len(record.split.train) :], learned)

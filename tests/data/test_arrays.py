@@ -179,7 +179,7 @@ def changed(array: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarr
 # Damage of every other kind is in the corpus of malformed files.
 BAD_IMAGES = {
     "no data": (as_bytes(IMAGE)[:128], "is truncated: float32 of shape (3, 4, 5, 2) is 480 bytes, 0 follow"),
-    "records": (np.zeros(IMAGE.shape, [("a", "<f4")]), "has dtype [('a', '<f4')], expected float32"),
+    "records": (np.zeros(IMAGE.shape, [("a", "<f4")]), "is not an array in NumPy"),
     "NaN": (
         changed(IMAGE, (1, 2, 3, 0), np.nan),
         "holds 1 values that are NaN, infinite or beyond float32, first at (1, 2, 3, 0)",

@@ -19,6 +19,7 @@ from jaxbrats.data.manifest import read_manifest
 from jaxbrats.data.preprocessing import Preprocessing, preprocess_case
 from jaxbrats.data.raw import geometry
 from jaxbrats.data.raw.cases import Case, Cohort, find_cases
+from jaxbrats.data.shards import WHOLE, Shard
 from jaxbrats.data.sources import differences
 from jaxbrats.inference import predictions
 from jaxbrats.system.errors import InputError
@@ -416,19 +417,21 @@ def test_a_folder_without_a_manifest(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_arrays_of_another_cohort_are_not_deleted(tiny_cohort, tmp_path, capsys):
+@pytest.mark.parametrize("shard", [WHOLE, Shard(1, 2)])
+def test_arrays_of_another_cohort_are_not_deleted(tiny_cohort, tmp_path, capsys, shard):
     names = sorted(path.name for path in tiny_cohort.iterdir())
-    for folder, some in (("first", names[:2]), ("second", names[1:3])):
+    for folder, some in (("first", names[:3]), ("second", names[3:5])):
         for name in some:
             shutil.copytree(tiny_cohort / name, tmp_path / folder / name)
     settings = Preprocessing(("t2f", "t1c"), (16, 16, 16), "minmax", 0.0)
     out = tmp_path / "out"
     preprocess_cohort(tmp_path / "first", out, settings, workers=1, progress=False)
-    with pytest.raises(InputError, match=rf"1 of them of cases that .*second has not, such as {names[0]}\. Choose"):
-        preprocess_cohort(tmp_path / "second", out, settings, workers=1, progress=False)
+    with pytest.raises(InputError, match=r"holds arrays of another cohort, .*first, that .*second has no case of"):
+        preprocess_cohort(tmp_path / "second", out, settings, workers=1, progress=False, shard=shard)
     assert (out / "images" / f"{names[0]}.npy").exists()
-    # At its own place a cohort may lose a case, which is said.
-    shutil.rmtree(tmp_path / "first" / names[0])
-    preprocess_cohort(tmp_path / "first", out, settings, workers=1, progress=False)
+    # A cohort may move and lose a case, which is said.
+    (tmp_path / "first").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / names[0])
+    preprocess_cohort(tmp_path / "moved", out, settings, workers=1, progress=False)
     assert "arrays of 1 cases that were made otherwise, or are withdrawn, are deleted" in capsys.readouterr().out
     assert not (out / "images" / f"{names[0]}.npy").exists()

@@ -31,13 +31,6 @@ def anything(header):
     return None
 
 
-def read_text(folder, text):
-    """What is read of a file with this header and the elements of a float32 array (2, 3)."""
-    content = np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text.encode() + bytes(24)
-    (folder / "a.npy").write_bytes(content)
-    return npy.read_header(folder / "a.npy", "case", anything)
-
-
 def test_threads_on_one_cpu_do_not_disturb_each_other(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 5, 6, 3), np.float32))
     run = subprocess.run(
@@ -70,9 +63,8 @@ def test_what_numpy_writes_is_read(tmp_path_factory, shape, dtype, fortran, vers
         '{"shape": (2L, 3L), "descr": "<f4", "fortran_order": False, }  ',
     ],
 )
-@pytest.mark.filterwarnings("ignore:Reading `.npy`")
-def test_what_other_programs_write_is_read(tmp_path, text):
-    assert read_text(tmp_path, text) == npy.Header((2, 3), np.dtype("<f4"), False)
+def test_what_other_programs_write_is_read(text):
+    assert npy.parse_header(text) == npy.Header((2, 3), np.dtype("<f4"), False)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +79,13 @@ def test_what_other_programs_write_is_read(tmp_path, text):
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), 'more': 1}",
         "{'descr': '<f4', 'fortran_order': (2,), 'shape': (2, 3)}",
         "{'descr': '<q99', 'fortran_order': False, 'shape': (2, 3)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2, 3)}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)} or 1",
     ],
 )
-def test_what_is_no_header_is_refused(tmp_path, text):
-    with pytest.raises(InputError, match=r"is not an array in NumPy's \.npy format"):
-        read_text(tmp_path, text)
+def test_what_is_no_header_is_refused(text):
+    with pytest.raises(ValueError, match=r"expected descr, fortran_order and shape|unknown number type"):
+        npy.parse_header(text)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUM", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00\xff\xff\xff\xff{"])

@@ -124,6 +124,10 @@ def test_a_case_is_not_scored_against_its_own_reference(tmp_path):
     pairs, problems = find_pairs(folder, folder)
     assert pairs == []
     assert [problem.problem for problem in problems] == ["is its own reference"] * 2
+    # A link to nothing is for the reader of the file to tell.
+    (touch(tmp_path / "pred", "A.nii.gz"), (tmp_path / "gone").mkdir())
+    (tmp_path / "gone" / "A-seg.nii.gz").symlink_to(tmp_path / "nowhere")
+    assert [pair.case for pair in find_pairs(tmp_path / "pred", tmp_path / "gone")[0]] == ["A"]
 
 
 def test_of_a_folder_of_predictions_these_are_taken(tmp_path):
@@ -131,6 +135,11 @@ def test_of_a_folder_of_predictions_these_are_taken(tmp_path):
     folder = touch(tmp_path / "cohort", "A/A-seg.nii.gz", "A/A-t1n.nii.gz", "B/B-seg.nii.gz", "A.nii.gz")
     assert label_files(folder, [])["A"].path == folder / "A/A-seg.nii.gz"
     (folder / "predictions.json").write_text("{}")
-    assert list(label_files(folder, [])) == ["A"]
+    assert list(label_files(folder, [], predicted=True)) == ["A"]
+    # As references the cohort's own segmentations are taken.
+    assert paired(touch(tmp_path / "other", "A.nii.gz", "B.nii.gz"), folder) == [
+        ("A", "A.nii.gz", "A-seg.nii.gz"),
+        ("B", "B.nii.gz", "B-seg.nii.gz"),
+    ]
     references = touch(tmp_path / "references", "A-seg.nii.gz")
     assert paired(folder, references) == [("A", "A.nii.gz", "A-seg.nii.gz")]

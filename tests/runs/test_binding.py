@@ -148,7 +148,7 @@ class TestPlace:
         (run / "checkpoints").rename(run / "elsewhere")
         before = files_of(run)
         assert train(run, data__dir=run / "data") == 1
-        message = f"{run}/metrics.jsonl: tells of 3 validations, but there is no checkpoint. Restore the run's"
+        message = f"{run}/evaluation/summary.json: is of a checkpoint of this run, which has none. Restore the run's"
         assert message in capsys.readouterr().err
         assert files_of(run) == before
 

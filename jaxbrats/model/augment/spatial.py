@@ -8,7 +8,7 @@ third of their longest axis, are changed in plane only, as nnU-Net's are ('dummy
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from jaxbrats.config import Augment
-from jaxbrats.data.labels import SHARES, WHOLE, most_covered
+from jaxbrats.data.labels import NUM_CLASSES
 from jaxbrats.model import random
 from jaxbrats.model.augment.fields import smooth_field, thick_axes
 
@@ -110,32 +110,46 @@ def source_coordinates(
 
 def sample(image: jax.Array, labels: jax.Array, coordinates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """An image `(X, Y, Z, C)` and its labels `(X, Y, Z)` or `(X, Y, Z, 3)` at coordinates `(X', Y', Z')`."""
-    hard = labels.ndim == 3
-    parts = WHOLE * (labels[..., None] == jnp.array(SHARES)) if hard else labels
-    both = sample_linear(jnp.concatenate([image, parts.astype(image.dtype)], axis=-1), coordinates)
+    if labels.ndim == 3:
+        return sample_linear(image, coordinates), sample_labels(labels, coordinates)
+    both = sample_linear(jnp.concatenate([image, labels.astype(image.dtype)], axis=-1), coordinates)
     # Cut off, not rounded: no voxel gets more than its whole. The weights of an interpolation sum to 1 but for their
     # last digits, with which 255 would become 254.
-    parts = (both[..., image.shape[-1] :] + 1e-2).astype(jnp.uint8)
-    return both[..., : image.shape[-1]], most_covered(parts, jnp).astype(labels.dtype) if hard else parts
+    return both[..., : image.shape[-1]], (both[..., image.shape[-1] :] + 1e-2).astype(labels.dtype)
 
 
 def sample_linear(image: jax.Array, coordinates: Sequence[jax.Array]) -> jax.Array:
     """Trilinear values of an image `(X, Y, Z, C)` at coordinates `(X', Y', Z')`; 0 outside."""
-    shape = image.shape[:3]
+    return sum(weight[..., None] * corner for weight, corner in _corners(image, coordinates))
+
+
+def sample_labels(labels: jax.Array, coordinates: Sequence[jax.Array]) -> jax.Array:
+    """The labels `(X', Y', Z')` that cover most where labels `(X, Y, Z)` are interpolated, of equals the lowest."""
+    covered = [0.0] * NUM_CLASSES
+    for weight, corner in _corners(labels[..., None], coordinates):
+        covered = [part + jnp.where(corner[..., 0] == label, weight, 0) for label, part in enumerate(covered)]
+    most, found = covered[0], jnp.zeros_like(covered[0], labels.dtype)
+    for label, part in enumerate(covered[1:], start=1):
+        found = jnp.where(part > most, jnp.asarray(label, labels.dtype), found)
+        most = jnp.maximum(part, most)
+    return found
+
+
+def _corners(volume: jax.Array, coordinates: Sequence[jax.Array]) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Weights `(X', Y', Z')` and values `(X', Y', Z', C)` of the eight voxels about each coordinate; 0 outside."""
+    shape = volume.shape[:3]
     # In a border of one voxel of background, a row a voxel.
-    rows = jnp.pad(image, [(1, 1)] * 3 + [(0, 0)]).reshape(-1, image.shape[-1])
+    rows = jnp.pad(volume, [(1, 1)] * 3 + [(0, 0)]).reshape(-1, volume.shape[-1])
     positions = [jnp.clip(at + 1, 0, size + 1) for at, size in zip(coordinates, shape, strict=True)]
     lower = [jnp.minimum(jnp.floor(position), size) for position, size in zip(positions, shape, strict=True)]
     above = [position - floor for position, floor in zip(positions, lower, strict=True)]
-    total = 0.0
     for corner in itertools.product((0, 1), repeat=3):
         weight = functools.reduce(
             jnp.multiply, [part if up else 1 - part for part, up in zip(above, corner, strict=True)]
         )
         x, y, z = ((floor + up).astype(jnp.int32) for floor, up in zip(lower, corner, strict=True))
         voxel = (x * (shape[1] + 2) + y) * (shape[2] + 2) + z
-        total += weight[..., None] * rows.at[voxel].get(mode="promise_in_bounds")
-    return total
+        yield weight, rows.at[voxel].get(mode="promise_in_bounds")
 
 
 def mirror(image: jax.Array, labels: jax.Array, mirrored: jax.Array) -> tuple[jax.Array, jax.Array]:
