@@ -24,6 +24,7 @@ def run(config, workdir):
 
 def write_scores(record, settings, dataset, outcome):
     """Made-up scores in the place of evaluation and report: a Dice that tells of which case."""
+    (record.workdir / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
     rows = ["case,region,dice"]
     rows += [f"{name},{region},{dice_of(name, region)!r}" for name in record.split.val for region in SCORED]
     folder = record.workdir / "evaluation"
