@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     settings.optimizer.clip_norm = 1.0
     settings.learning_rate = 1e-3
     settings.schedule = "cosine"
-    settings.ema = 0.999  # for 10,000 steps and more; of fewer the first would still count, take 0.99
+    settings.ema = 0.999  # of the last 1,000 steps or so; for runs of less than 10,000 take 0.99
     settings.dtype = "bfloat16"
     settings.inference.mirror = True
     # Small false lesions cost lesion-wise scores much. Volumes in mm^3, chosen by cross-validation on the patients of

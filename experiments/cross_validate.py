@@ -32,7 +32,7 @@ from jaxbrats import main as train_program
 from jaxbrats.config import load_config
 from jaxbrats.data.labels import REGIONS, SCORED
 from jaxbrats.evaluation import metrics, tables
-from jaxbrats.evaluation.statistics import PRINTED, Summary, describe, read_summary
+from jaxbrats.evaluation.statistics import PRINTED, Summary, describe
 from jaxbrats.evaluation.tables import Row
 from jaxbrats.inference.postprocess import POSTPROCESSING
 from jaxbrats.runs.record import RunRecord, changes_of_the_recipe, read_record
@@ -95,7 +95,7 @@ def check_folds(records: Sequence[RunRecord]) -> None:
         InputError: the folds were trained on different arrays or with different settings, are not of one division,
             or were not all predicted and scored alike, such as some on whole volumes and others on arrays.
     """
-    summaries = [read_summary(record.workdir) for record in records]
+    summaries = [tables.read_summary(record.workdir) for record in records]
     for record, summary in zip(records, summaries, strict=True):
         for what in ("scored", "inference", "postprocessing"):
             if (here := summary.get(what)) != (first := summaries[0].get(what)):

@@ -11,6 +11,8 @@ from jaxbrats import commands, main
 from jaxbrats.config.settings import from_config
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation.tables import read_csv
+from jaxbrats.runs import job
+from jaxbrats.system.errors import InputError
 from jaxbrats.train.logs import read_metrics
 from jaxbrats.train.plan import Plan
 
@@ -188,3 +190,18 @@ def test_home_is_found_where_a_shell_leaves_it_and_nothing_is_not_a_folder(tiny_
     assert f"{tmp_path}/none" in capsys.readouterr().err
     assert commands.run(["preprocess", f"--raw={tmp_path}", "--out="]) == 2
     assert "--out= is empty. Is a variable of the command not set?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("patch", "batch"), [("none", 2), ("16,16,16", 1)])
+def test_a_device_validates_one_window_at_a_time(tiny_data, tiny_config, tmp_path, monkeypatch, patch, batch):
+    """A case may have but one; of whole arrays it gets the batch that it is trained on."""
+    asked = []
+
+    def make_validation(*arguments):
+        asked.append(arguments[5:7])
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(job, "make_validation", make_validation)
+    flags = [f"--config={tiny_config}", f"--config.data.dir={tiny_data}", f"--config.data.patch={patch}"]
+    assert main.run([*flags, f"--workdir={tmp_path}"]) == 1
+    assert asked == [(batch, None if patch == "none" else (16, 16, 16))]

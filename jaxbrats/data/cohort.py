@@ -7,7 +7,7 @@ one shard of one.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import tqdm
@@ -149,7 +149,7 @@ def _plan(
     settings: Preprocessing,
     frame: Frame | None,
     head: dict[str, Any],
-    cases: Iterable[Case],
+    cases: Sequence[Case],
     shard: Shard,
     names: set[str],
 ) -> tuple[dict[str, dict[str, Any]], list[_Task]]:
@@ -169,7 +169,7 @@ def _plan(
         for partial in (out / folder).glob(".partial-*"):  # of a run that was killed: the lock says that none is alive
             if shard == WHOLE or partial.stem.split("-", 2)[-1] in names:
                 partial.unlink(missing_ok=True)
-    cases, records, tasks = list(cases), {}, []
+    records, tasks = {}, []
     for case in cases:
         if case.name not in names:
             continue
@@ -191,9 +191,9 @@ def _plan(
         for name, record in old.items()
         if record["status"] == KEPT and record is not records.get(name) and (shard == WHOLE or name in names)
     ]
-    # The shards' merging deletes what is no shard's.
-    if useless or (shard != WHOLE and old.keys() - {case.name for case in cases}):
-        _check_own(raw, out, manifests, cases, settings)
+    # Those of no case here are deleted now or, of shards, when these are merged.
+    if useless or old.keys() - {case.name for case in cases}:
+        _check_own(raw, out, manifests, old, cases, settings)
     if useless:
         print(f"{out}: arrays of {len(useless)} cases that were made otherwise, or are withdrawn, are deleted")
     _delete_arrays(out, useless)
@@ -201,7 +201,12 @@ def _plan(
 
 
 def _check_own(
-    raw: pathlib.Path, out: pathlib.Path, manifests: list[dict[str, Any]], cases: list[Case], settings: Preprocessing
+    raw: pathlib.Path,
+    out: pathlib.Path,
+    manifests: list[dict[str, Any]],
+    old: dict[str, dict[str, Any]],
+    cases: Sequence[Case],
+    settings: Preprocessing,
 ) -> None:
     """Makes sure that arrays to be deleted are of this cohort: that it is at its place, or shares a case with them.
 
@@ -210,7 +215,6 @@ def _check_own(
     """
     if any((out / manifest["raw"]).resolve() == raw.resolve() for manifest in manifests):
         return
-    old = {name: record for manifest in manifests for name, record in manifest["cases"].items()}
     for case in cases:
         with contextlib.suppress(InputError):
             before = old.get(case.name, {}).get("sources", {})

@@ -237,15 +237,16 @@ def raw_path(raw_dir: str | pathlib.Path, data_dir: str | pathlib.Path) -> str:
     return pathlib.PurePath(relative).as_posix() if near else str(raw)
 
 
-def point_to_raw(data_dir: pathlib.Path, raw_dir: pathlib.Path) -> None:
-    """Notes where the cohort is now.
+def point_to_raw(data_dir: pathlib.Path, raw_dir: str | pathlib.Path) -> None:
+    """Notes where the cohort is now; not of shards that are not merged, which merging asks.
 
     Raises:
         OSError: the manifest cannot be written.
     """
     path = data_dir / MANIFEST
-    with held_briefly(data_dir, "manifest"):
-        files.write_json(path, read_file(path) | {"raw": raw_path(raw_dir, data_dir)})
+    if path.exists():
+        with held_briefly(data_dir, "manifest"):
+            files.write_json(path, read_file(path) | {"raw": raw_path(raw_dir, data_dir)})
 
 
 class ManifestWriter:

@@ -9,15 +9,15 @@ import nibabel as nib
 import numpy as np
 
 from jaxbrats.data.arrays import ArrayCase, read_image, read_labels
-from jaxbrats.data.labels import REGIONS
+from jaxbrats.data.labels import BRATS_2023, REGIONS
 from jaxbrats.data.raw import nifti
-from jaxbrats.data.raw.cases import Case
+from jaxbrats.data.raw.cases import Case, VolumeFile
 from jaxbrats.evaluation import metrics, tables
 from jaxbrats.evaluation.volumes import affine_of_array
 from jaxbrats.inference.network import Network
 from jaxbrats.inference.postprocess import postprocess
 from jaxbrats.inference.predict import predict_cases
-from jaxbrats.inference.predictions import as_written, write_prediction
+from jaxbrats.inference.predictions import as_written, read_prediction, write_prediction
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.system.errors import InputError
 
@@ -53,37 +53,55 @@ def predict_files(
     Args:
         cases: What to predict; all have segmentations.
         network: What predicts.
-        folder: Where the predictions are left, `CASE.nii.gz`; None for nowhere.
+        folder: Where the predictions are left, `CASE.nii.gz`; one that is there is read and not made again. None for
+            nowhere.
 
     Yields:
         For each case what was predicted, or what is wrong with it.
     """
-    results = predict_cases(cases, Predictor.of(network), network, folder)
-    for case, result in zip(cases, results, strict=True):
+    there = _predicted_before([case.name for case in cases], folder)
+    results = predict_cases([case for case in cases if case.name not in there], Predictor.of(network), network, folder)
+    for case in cases:
+        result = None if case.name in there else next(results)
         if isinstance(result, InputError):
             yield result
             continue
         with _of_this_case(case.name) as problems:
             truth, affine = nifti.read_labels(case.labels, case.name, case.label_map)
-        yield problems[0] if problems else Predicted(case.name, result.file_labels, truth, _spacing(affine))
+            if result is None:
+                labels, _ = nifti.read_labels(VolumeFile(there[case.name]), case.name, BRATS_2023)
+            else:
+                labels = result.file_labels
+        yield problems[0] if problems else Predicted(case.name, labels, truth, _spacing(affine))
 
 
 def predict_arrays(
-    cases: Iterable[ArrayCase], network: Network, folder: pathlib.Path | None
+    cases: Sequence[ArrayCase], network: Network, folder: pathlib.Path | None
 ) -> Iterator[Predicted | InputError]:
     """As `predict_files`, of arrays, where the files they were made from are not known: what is outside is not seen."""
-    predictor = Predictor.of(network)
+    predictor, there = Predictor.of(network), _predicted_before([case.name for case in cases], folder)
     for case in cases:
         spacing = _spacing(affine_of_array(case.record))
         with _of_this_case(case.name) as problems:
-            labels, truth = predictor.labels(read_image(case)), read_labels(case)
-            labels = postprocess(labels, spacing, network.postprocessing)
+            truth = read_labels(case)
+            if case.name in there:
+                labels = read_prediction(there[case.name], case.name, truth.shape, case.record)
+            else:
+                labels = postprocess(predictor.labels(read_image(case)), spacing, network.postprocessing)
         if problems:
             yield problems[0]
             continue
-        if folder is not None:
-            write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
-        yield Predicted(case.name, as_written(labels, case.record), truth, spacing)
+        if case.name not in there:
+            if folder is not None:
+                write_prediction(folder / f"{case.name}.nii.gz", labels, case.record)
+            labels = as_written(labels, case.record)
+        yield Predicted(case.name, labels, truth, spacing)
+
+
+def _predicted_before(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, pathlib.Path]:
+    """Case -> its prediction, where it is there."""
+    paths = {} if folder is None else {name: folder / f"{name}.nii.gz" for name in names}
+    return {name: path for name, path in paths.items() if path.exists()}
 
 
 def score(results: Iterable[Predicted | InputError]) -> Iterator[CaseScores | InputError]:

@@ -44,8 +44,8 @@ def find_pairs(pred_dir: str | pathlib.Path, ref_dir: str | pathlib.Path) -> tup
     """Pairs the label files of two folders by case.
 
     Each folder is searched with its subfolders. Files CASE-seg.nii.gz or CASE_seg.nii.gz are its segmentations; a
-    folder without any of these has them as CASE.nii.gz. The .gz is optional. Of predictions
-    that `jaxbrats predict` wrote, subfolders are not searched: there may be the cohort.
+    folder without any of these has them as CASE.nii.gz. The .gz is optional. Of predictions that `jaxbrats predict`
+    wrote, subfolders are not searched: there may be the cohort.
 
     Returns:
         The pairs, by name, and one error for each case that has no partner, appears twice or is its own reference.
@@ -81,9 +81,8 @@ def label_files(folder: pathlib.Path, problems: list[InputError], predicted: boo
     volumes = list(nifti_files(folder))
     stems = {stem for _, stem in volumes}
     volumes = [(path, stem) for path, stem in volumes if not _is_map(stem, stems)]
-    if (
-        predicted and (folder / NAME).exists()
-    ):  # predictions lie in the folder itself; what is deeper is a cohort beside them
+    if predicted and (folder / NAME).exists():
+        # They lie in the folder itself; what is deeper is a cohort beside them.
         volumes = [(path, stem) for path, stem in volumes if path.parent == folder]
     named = [(path, case) for path, stem in volumes if (case := _segmentation_of(path, stem))]
     found: dict[str, pathlib.Path] = {}

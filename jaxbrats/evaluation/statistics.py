@@ -6,17 +6,13 @@ of each number, and a number that cannot be had from so few cases is None.
 """
 
 import math
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation import metrics
 from jaxbrats.evaluation.tables import Row
-from jaxbrats.system import files
-from jaxbrats.system.errors import InputError
 
 # Of these the printed table tells, where a score table has them.
 PRINTED = ("dice", "hd95_mm", "lesion_dice", "lesion_hd95_mm")
@@ -68,19 +64,6 @@ def summarise(rows: Sequence[Row]) -> Summary:
         for region in SCORED
         if (of_region := [row for row in rows if row["region"] == region])
     }
-
-
-def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
-    """`evaluation/summary.json`; empty where the run was not evaluated.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    path = workdir / "evaluation" / "summary.json"
-    summary = files.read_json(path) if path.exists() else {}
-    if not isinstance(summary, dict):
-        raise InputError("is not as jaxbrats evaluate writes it", file=path, hint="Run jaxbrats evaluate again")
-    return summary
 
 
 def summary_table(summary: Summary) -> str:

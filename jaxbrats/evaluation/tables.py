@@ -10,6 +10,7 @@ import math
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -40,6 +41,19 @@ _ESCAPED = re.compile(r"(\\+)(u000d|udc[89a-f][0-9a-f])")
 def case_rows(case: str, scores: Mapping[str, Mapping[str, float]]) -> list[Row]:
     """The rows of one case from what `metrics.score_case` returns."""
     return [{"case": case, "region": region, **numbers} for region, numbers in scores.items()]
+
+
+def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
+    """`evaluation/summary.json`; empty where the run was not evaluated.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = workdir / "evaluation" / "summary.json"
+    summary = files.read_json(path) if path.exists() else {}
+    if not isinstance(summary, dict):
+        raise InputError("is not as jaxbrats evaluate writes it", file=path, hint="Run jaxbrats evaluate again")
+    return summary
 
 
 def read_label_file(file: LabelFile, case: str) -> tuple[np.ndarray, np.ndarray]:

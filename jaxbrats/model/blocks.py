@@ -191,10 +191,9 @@ class SingleBlock(PlainBlock):
 class ResidualBlock(Block):
     """Two convolutions that learn what to add to the input (He et al. 2016, arXiv:1512.03385, figure 2).
 
-    As in nnU-Net (Isensee et al. 2024, arXiv:2404.09556): activation after the sum (but its last normalisation begins
-    with a scale of 1, nnU-Net's with 0); where channels change, the input
-    is projected by a 1×1×1 convolution with normalisation, and where the block strides, averaged before (ResNet-D, He
-    et al. 2019, arXiv:1812.01187).
+    As in nnU-Net (Isensee et al. 2024, arXiv:2404.09556), but that its last normalisation begins with a scale of 1,
+    nnU-Net's with 0: activation after the sum; where channels change, the input is projected by a 1×1×1 convolution
+    with normalisation, and where the block strides, averaged before (ResNet-D, He et al. 2019, arXiv:1812.01187).
     """
 
     @nn.compact

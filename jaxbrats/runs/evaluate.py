@@ -6,13 +6,11 @@ RUN/evaluation/summary.json    mean, sd, median, ... of each region and metric; 
 RUN/figures/overlay_*.png      image, truth and prediction, from the worst case to the best
 
 All of these are of one evaluation: they take the place of an earlier one's when it is done, the summary last, and the
-report of that one is deleted. Until then RUN/.unfinished-predictions has the cases that are done, with their scores,
-which an evaluation that was stopped goes on with.
+report of that one is deleted. Until then predictions are in RUN/.unfinished-predictions, from which an evaluation that
+was stopped goes on.
 """
 
-import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -26,6 +24,7 @@ from jaxbrats.data.raw.cases import Case
 from jaxbrats.data.sources import case_of, is_gone
 from jaxbrats.evaluation import statistics, tables
 from jaxbrats.evaluation.evaluate import (
+    CaseScores,
     Predicted,
     predict_arrays,
     predict_files,
@@ -43,9 +42,6 @@ from jaxbrats.runs.record import RunRecord, check_data, patients_trained_on, por
 from jaxbrats.system import files
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.locks import locked
-
-# In the folder of predictions until all are there.
-_SCORES = "scores.jsonl"
 
 
 def evaluate_run(
@@ -82,7 +78,7 @@ def is_evaluated(record: RunRecord, step: int, dataset: Dataset | None = None) -
     """Whether the run's summary is of this checkpoint and post-processing, on all its validation cases, without a
     problem and, where `dataset` has the files that the arrays were made from, on these.
     """
-    summary = statistics.read_summary(record.workdir)
+    summary = tables.read_summary(record.workdir)
     if not (record.workdir / "evaluation" / "cases.csv").exists():
         return False
     own = files.fingerprint(record.cases[name] for name in record.split.val)
@@ -166,27 +162,21 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         "cases": {case.name: files.fingerprint([case.content]) for case in cases},
     }
     made_from = output_folder.made_by([network], options)
+    scored: list[CaseScores] = []
     with files.replacing_folder(record.workdir / "predictions", made_from) as predictions:
-        scored = _scored_before(predictions)
-        left = [case for case in cases if case.name not in scored]
-        bar = {"total": len(cases), "initial": len(scored), "unit": "case", "dynamic_ncols": True}
-        with (predictions / _SCORES).open("a") as done:
-            for result in tqdm(score(predicted(network, left, files_of, predictions)), desc="evaluating", **bar):
-                if isinstance(result, InputError):
-                    problems.append(result)
-                    continue
-                scored[result.case] = result.rows
-                print(json.dumps([result.case, result.rows]), file=done, flush=True)
+        results = score(predicted(network, cases, files_of, predictions))
+        for result in tqdm(results, desc="evaluating", total=len(cases), unit="case", dynamic_ncols=True):
+            (problems if isinstance(result, InputError) else scored).append(result)
         if not scored:
             raise problems[0]
-        (predictions / _SCORES).unlink()
-        cases = [case for case in cases if case.name in scored]
-        rows = [row for case in cases for row in scored[case.name]]
+        rows = [row for result in scored for row in result.rows]
         summary = statistics.summarise(rows)
         # The last evaluation ends with its predictions; this one counts when its summary is there.
         for name in ("evaluation/summary.json", "evaluation/cases.csv", REPORT):
             (record.workdir / name).unlink(missing_ok=True)
     tables.write_csv(record.workdir / "evaluation" / "cases.csv", rows)
+    names = {result.case for result in scored}
+    cases = [case for case in cases if case.name in names]
     problems += draw_overlays(
         record.workdir / "figures",
         scored_cases(record, dataset, cases, files_of),
@@ -208,17 +198,6 @@ def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tupl
         },
     )
     return summary, problems
-
-
-def _scored_before(predictions: pathlib.Path) -> dict[str, list[tables.Row]]:
-    """Case -> its rows of the score table, of an evaluation that was stopped."""
-    scored = {}
-    for line in (predictions / _SCORES).read_text().splitlines() if (predictions / _SCORES).exists() else ():
-        with contextlib.suppress(ValueError):  # cut short by a kill
-            case, rows = json.loads(line)
-            if (predictions / f"{case}.nii.gz").exists():
-                scored[case] = rows
-    return scored
 
 
 def cases_to_score(record: RunRecord, dataset: Dataset, own: bool, problems: list[InputError]) -> list[ArrayCase]:
@@ -309,7 +288,7 @@ def scored_by(record: RunRecord) -> tuple[list[ScoredCase], list[InputError]]:
     Raises:
         InputError: the arrays that were scored are gone, or the evaluation's files are damaged.
     """
-    table, summary = record.workdir / "evaluation" / "cases.csv", statistics.read_summary(record.workdir)
+    table, summary = record.workdir / "evaluation" / "cases.csv", tables.read_summary(record.workdir)
     if not table.exists() or not summary:
         return [], []
     dataset = read_dataset(record.workdir / summary.get("data", record.data_dir))

@@ -14,7 +14,6 @@ from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import Dataset, array_shape, array_shapes, read_dataset
 from jaxbrats.data.manifest import has_manifest, point_to_raw, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
-from jaxbrats.data.shards import MANIFEST
 from jaxbrats.data.sources import differences, is_gone
 from jaxbrats.data.split import choose_split, read_split
 from jaxbrats.inference.validation import make_validation
@@ -119,7 +118,11 @@ def prepare_data(settings: Settings, workdir: pathlib.Path) -> Dataset:
 
             write_cohort(data.raw_dir, data.synthetic_cases, data.synthetic_shape, seed=0)
         preprocess_cohort(data.raw_dir, data_dir, Preprocessing.of(data), workers=data.workers or None)
-    return read_dataset(data_dir)
+    dataset = read_dataset(data_dir)
+    if data.raw_dir and is_gone(dataset.raw_dir) and not is_gone(pathlib.Path(data.raw_dir)):
+        with contextlib.suppress(OSError):  # read-only: they are scored on the arrays, which is said
+            point_to_raw(data_dir, data.raw_dir)
+    return dataset
 
 
 def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessing: Preprocessing) -> bool:
@@ -153,9 +156,6 @@ def _is_preprocessed(data_dir: pathlib.Path, raw_dir: pathlib.Path, preprocessin
             hint="Choose another config.data.dir for arrays of the cohort as it is now, or go on with these as they "
             f"are: --config.data.raw_dir= --config.data.dir={data_dir}",
         )
-    if manifest["finished"] and (data_dir / MANIFEST).exists() and is_gone(data_dir / manifest["raw"]):
-        with contextlib.suppress(OSError):  # read-only: they are scored on the arrays, which is said
-            point_to_raw(data_dir, raw_dir)
     return bool(manifest["finished"])
 
 

@@ -11,8 +11,8 @@ def keep_compiled_programs() -> None:
     """Points JAX's persistent compilation cache at the user's cache folder, unless one is configured already.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder; entries are keyed by program, compiler version and processor
-    (https://docs.jax.dev/en/latest/persistent_compilation_cache.html).
-    Where there is no folder to write to, a warning says so.
+    (https://docs.jax.dev/en/latest/persistent_compilation_cache.html). Where there is none to write to, a warning says
+    so.
     """
     if jax.config.jax_compilation_cache_dir is None:
         try:

@@ -92,7 +92,6 @@ def replacing_folder(path: str | pathlib.Path, made_from: Any = None) -> Iterato
         write_text(note, text)
     try:
         yield unfinished
-        note.unlink()
         if path.exists():
             old = path.with_name(_temporary_name(f"old-{path.name}"))
             path.rename(old)
@@ -100,6 +99,7 @@ def replacing_folder(path: str | pathlib.Path, made_from: Any = None) -> Iterato
             shutil.rmtree(old, ignore_errors=True)
         else:
             unfinished.rename(path)
+        (path / note.name).unlink()
     finally:
         if made_from is None:
             shutil.rmtree(unfinished, ignore_errors=True)

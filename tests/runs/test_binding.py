@@ -15,15 +15,16 @@ from jaxbrats import commands, main
 from jaxbrats.data.arrays import identified
 from jaxbrats.data.cohort import preprocess_cohort
 from jaxbrats.data.dataset import read_dataset
-from jaxbrats.data.manifest import checksum
+from jaxbrats.data.manifest import checksum, point_to_raw
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.split import make_folds, make_split
 from jaxbrats.evaluation import tables
-from jaxbrats.evaluation.statistics import read_summary
+from jaxbrats.evaluation.tables import read_summary
 from jaxbrats.runs import evaluate, job
 from jaxbrats.runs.evaluate import is_evaluated
 from jaxbrats.runs.record import check_data, read_record
 from jaxbrats.synthetic.cohort import write_cohort
+from jaxbrats.system.errors import InputError
 from jaxbrats.train.checkpoints import choose_step
 
 VAL = ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000")
@@ -152,6 +153,17 @@ class TestPlace:
         assert message in capsys.readouterr().err
         assert files_of(run) == before
 
+    def test_a_run_whose_first_checkpoint_failed_begins_again(self, run, train, monkeypatch, capsys):
+        for folder in ("checkpoints", "evaluation"):
+            shutil.rmtree(run / folder)
+
+        def begins(*_, **__):
+            raise InputError("it begins")
+
+        monkeypatch.setattr(job, "train", begins)
+        assert train(run, data__dir=run / "data") == 1
+        assert "it begins" in capsys.readouterr().err
+
     def test_a_cohort_that_is_named_where_it_is_now_is_known_from_then_on(self, run, tiny_cohort, tmp_path, capsys):
         shutil.copytree(tiny_cohort, tmp_path / "cohort")
         rewrite(run / "data" / "manifest.json", lambda manifest: manifest.update(raw="/gone"))
@@ -159,6 +171,9 @@ class TestPlace:
         data = dataclasses.replace(settings.data, raw_dir=str(tmp_path / "cohort"), dir=str(run / "data"))
         job.prepare_data(dataclasses.replace(settings, data=data), run)
         assert read_dataset(run / "data").raw_dir.resolve() == tmp_path / "cohort"
+        (run / "data" / "manifest.json").unlink()
+        point_to_raw(run / "data", tmp_path)  # of shards that are not merged yet
+        assert not (run / "data" / "manifest.json").exists()
 
     def test_a_moved_run_evaluates_reports_and_goes_on(self, run, tiny_run, tmp_path, train, training_alone, capsys):
         moved = tmp_path / "deeper" / "moved"

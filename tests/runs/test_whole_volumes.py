@@ -1,7 +1,6 @@
 """`evaluate` gives what `predict` and `score` give: whole volumes on the voxels of the files, where these are known."""
 
 import dataclasses
-import functools
 import json
 import shutil
 
@@ -14,10 +13,10 @@ from jaxbrats.config.inference import Postprocessing
 from jaxbrats.data.dataset import read_dataset
 from jaxbrats.data.labels import SCORED
 from jaxbrats.evaluation.evaluate import predict_arrays
-from jaxbrats.evaluation.statistics import read_summary
-from jaxbrats.evaluation.tables import read_csv
+from jaxbrats.evaluation.tables import read_csv, read_summary
 from jaxbrats.inference.postprocess import write_postprocessing
 from jaxbrats.inference.predictions import read_prediction
+from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs import evaluate
 from jaxbrats.runs.evaluate import dataset_to_score, evaluate_run, is_evaluated, scored_by
 from jaxbrats.runs.networks import run_network
@@ -207,51 +206,50 @@ def test_scores_of_arrays_finer_than_their_files_are_of_what_is_written(tiny_run
     size, affine = np.array(case.record["shape"]), np.array(case.record["affine"])
     file = {"shape": (size // 2).tolist(), "affine": (affine @ np.diag([2, 2, 2, 1])).tolist()}
     finer = dataclasses.replace(case, record=case.record | {"file": file})
-    (scored,), (before,) = (list(predict_arrays([one], network, tmp_path)) for one in (finer, case))
+    (scored,), (before,) = list(predict_arrays([finer], network, tmp_path)), list(predict_arrays([case], network, None))
     assert (before.labels != scored.labels).any()
     list(predict_arrays([finer], network, tmp_path))
     written = read_prediction(tmp_path / f"{case.name}.nii.gz", case.name, scored.labels.shape, finer.record)
     np.testing.assert_array_equal(scored.labels, written)
 
 
-def test_an_evaluation_that_is_stopped_goes_on_with_the_cases_it_has_done(run, tiny_run, monkeypatch):
-    score, asked = evaluate.score, []
-
-    def counted(results, stop_after):
-        for number, result in enumerate(score(results), 1):
-            asked.append(result.case)
-            yield result
-            if number == stop_after:
-                raise KeyboardInterrupt
-
+@pytest.mark.parametrize("kind", ["files", "arrays"])
+def test_an_evaluation_that_is_stopped_goes_on_with_the_cases_it_has_done(run, kind, monkeypatch):
+    if kind == "arrays":
+        monkeypatch.setattr(evaluate, "raw_cases", lambda *_: None)
+    evaluate_run(run)
     before = (run / "evaluation" / "cases.csv").read_bytes()
-    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=1))
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_run(run)
+    predictions = {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+    score, labels, predicted = evaluate.score, Predictor.__call__, []
+
+    def stop_after_one(results):
+        yield next(score(results))
+        raise KeyboardInterrupt
+
+    def count(self, image):
+        predicted.append(image.shape)
+        return labels(self, image)
+
+    def stop(**step):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(evaluate, "score", stop_after_one)
+            evaluate_run(run, **step)
+
+    monkeypatch.setattr(Predictor, "__call__", count)
+    stop()
     assert (run / "evaluation" / "cases.csv").read_bytes() == before  # the last one stands
     unfinished = run / ".unfinished-predictions"
     made_from = json.loads((unfinished / ".made_from.json").read_text())
     assert made_from["options"]["cases"].keys() == set(read_record(run).split.val)
-    with (unfinished / "scores.jsonl").open("a") as done:
-        done.write('["cut sho')
-    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=None))
     evaluate_run(run)
-    assert len(asked) == 2 and set(asked) == set(read_record(run).split.val)
+    assert len(predicted) == 2
     assert (run / "evaluation" / "cases.csv").read_bytes() == before
-    names = sorted(path.name for path in (run / "predictions").iterdir())
-    assert names == sorted(path.name for path in (tiny_run / "predictions").iterdir())
-    # Of another step nothing is taken over, nor a case whose prediction is gone.
-    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=1))
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_run(run)
-    (unfinished / f"{asked[-1]}.nii.gz").unlink()
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_run(run)
-    assert asked[-1] == asked[-2]
-    monkeypatch.setattr(evaluate, "score", functools.partial(counted, stop_after=None))
-    asked.clear()
+    assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == predictions
+    # Of another step nothing is taken over.
+    stop()
+    predicted.clear()
     evaluate_run(run, step="latest")
-    assert len(asked) == 2
+    assert len(predicted) == 2
     assert not list(run.glob(".unfinished*"))
     record = read_record(run)
     assert is_evaluated(record, choose_step(run, "latest"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxbrats.evaluation import statistics, tables
+from jaxbrats.evaluation import tables
 from jaxbrats.evaluation.volumes import ScoredCase
 from jaxbrats.report.pages import REPORT
 from jaxbrats.report.pages.case_page import CasePage, CaseTask, page_path, write_case_page
@@ -58,7 +58,7 @@ def _read_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> Run:
         config=config,
         metrics=read_metrics(workdir),
         cases=by_case(tables.read_csv(table)) if table.exists() else [],
-        evaluation=statistics.read_summary(workdir),
+        evaluation=tables.read_summary(workdir),
     )
 
 
