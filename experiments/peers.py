@@ -84,7 +84,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("raw", None, "The cohort.", required=True, flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the peers' folds.", required=True, flag_values=values)
     flags.DEFINE_enum("equal", "time", EQUAL, "What both sides have alike.", flag_values=values)
-    ours = str(benchmarking.RESULTS / "real_patients_1253_steps.json")
+    ours = str(benchmarking.RESULTS / "real_patients_1253_soft.json")
     flags.DEFINE_string("ours", ours, "Our scores, as real_patients.py writes them.", flag_values=values)
     flags.DEFINE_integer("steps", 1253, "Steps that ours were trained for.", 1, flag_values=values)
     flags.DEFINE_list("folds_run", None, "Folds to train; all if not given, none if empty.", flag_values=values)
@@ -115,7 +115,8 @@ def compare(name: str, peers: Sequence[Peer], packages: Sequence[str], values: f
         for equal in EQUAL:
             if scored := finished(workdir / peer.name / equal, len(patients.folds)):
                 of_peer = peers_table.comparison(peer.name, ours, scored, peer.facts(), times)
-                comparisons.append(of_peer | {"equal": equal, "our_steps": values.steps, "spacing_mm": SPACING_MM})
+                made = {"equal": equal, "our_steps": values.steps, "ours": pathlib.Path(values.ours).name}
+                comparisons.append(of_peer | made | {"spacing_mm": SPACING_MM})
     if comparisons:
         report = {"machine": benchmarking.machine(packages), "comparisons": comparisons}
         benchmarking.write(name, report, peers_table.as_markdown(name, report), pathlib.Path(values.results))

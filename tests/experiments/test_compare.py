@@ -23,7 +23,7 @@ TIMES = {
 def ours_of(names):
     """Scores of two folds; what a peer is compared with."""
     cases = [{"case": name, "run": number % 2, "as predicted": SCORES} for number, name in enumerate(names)]
-    return {"trained_on": [len(names) // 2] * 2, "cases": cases}
+    return {"trained_on": [len(names) // 2] * 2, "steps": [100, 100], "cases": cases}
 
 
 class Other:
@@ -117,6 +117,25 @@ def test_the_tables_are_of_the_folds_that_are_finished(tiny_cohort, tmp_path, ca
     text = (tmp_path / "table.md").read_text()
     assert "## Other, equal time" in text and "## Other, equal steps" in text
     assert f"2-fold cross-validation: {len(names)} of {len(names)} patients" in text
+
+
+def test_tables_are_made_again_with_other_networks_of_ours(tmp_path):
+    import peers_table
+
+    ours = ours_of("ABCD")
+    theirs = {fold: {"steps": 7, "cases": dict.fromkeys(cases, SCORES)} for fold, cases in enumerate(("AC", "BD"))}
+    made = peers_table.comparison("Other", ours, theirs, dict.fromkeys(peers_table.our_facts(TIMES), "theirs"), TIMES)
+    made |= {"equal": "time", "our_steps": 100, "ours": "old.json", "spacing_mm": [3.0] * 3}
+    report = {"machine": {}, "comparisons": [made]}
+    better = ours_of("ABCD")
+    for case in better["cases"]:
+        case["as predicted"] = {"dice": [1.0, 0.7, 0.4], "lesion_dice": [0.8, 0.5, 0.2]}
+    (one,) = peers_table.with_ours(report, better, str(tmp_path / "new.json"))["comparisons"]
+    assert one["ours"] == "new.json" and one["cases"][0]["Other"] == SCORES and one["times"] == TIMES
+    assert [case["jaxbrats"]["dice"][0] for case in one["cases"]] == [1.0] * 4
+    for wrong in (better | {"steps": [100, 99]}, ours_of("ACBD")):
+        with pytest.raises(InputError, match="expected 100 steps of the folds that Other was trained on"):
+            peers_table.with_ours(report, wrong, "new.json")
 
 
 def test_the_mean_over_regions_is_of_each_patient():
