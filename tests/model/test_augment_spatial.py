@@ -15,6 +15,7 @@ from jaxbrats.model.augment.spatial import (
     change_space,
     mirror,
     sample,
+    sample_labels,
     source_coordinates,
 )
 
@@ -93,6 +94,13 @@ def test_values_are_those_of_scipy(shape):
     clear = most - next_to_most > 3 / 255
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(np.asarray(turned)[clear], parts.argmax(0)[clear])
+
+
+def test_of_labels_that_cover_as_much_the_lowest_counts():
+    labels = np.array([0, 2, 1, 3, 3], np.uint8).reshape(5, 1, 1)
+    between = np.array([0.5, 1.5, 2.5, 3.5, 4.5], np.float32).reshape(5, 1, 1)  # of two neighbours; the last, outside
+    found = sample_labels(labels, (between, np.zeros_like(between), np.zeros_like(between)))
+    assert found.ravel().tolist() == [0, 1, 1, 3, 0]
 
 
 def test_labels_follow_the_image():
