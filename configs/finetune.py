@@ -6,7 +6,7 @@ init_from is a run's folder, of which the best checkpoint is taken, a FILE.npz o
 another config goes on with that config, --config=configs/brats.py:init_from=RUN, so that images are prepared and losses
 taken as before. What fits is loaded, what does not begins afresh, and the start says which is which. Other modalities
 are matched by name. Every layer is trained (Tajbakhsh et al. 2016, https://arxiv.org/abs/1706.00712). The learning
-rate, a tenth of that run's, rises over the first tenth of the steps, because Adam knows nothing of the gradients yet,
+rate, a tenth of that run's, rises over the first tenth of the steps, because Adam's moments start at zero,
 and falls to zero along a cosine.
 
 Expect no figures: epochs and learning rate are a beginning to be tuned on your validation cases, not measured here.
