@@ -56,7 +56,7 @@ _WORKDIR = flags.DEFINE_list(
 _MODEL = flags.DEFINE_list(
     "model",
     None,
-    "In the place of a run: demo, which comes with the package, or a file that jaxbrats export wrote, or several.",
+    "Instead of a run: demo, which comes with the package, or a file that jaxbrats export wrote, or several.",
     flag_values=FLAGS,
 )
 flags.mark_flags_as_mutual_exclusive(["workdir", "model"], required=True, flag_values=FLAGS)

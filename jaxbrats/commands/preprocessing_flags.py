@@ -17,7 +17,7 @@ def define(flag_values: flags.FlagValues) -> None:
     for a config that has them.
     """
     flags.DEFINE_string(
-        "config", None, "Config, FILE[:KEY=VALUE,...], in the place of the defaults below.", flag_values=flag_values
+        "config", None, "Config, FILE[:KEY=VALUE,...], instead of the defaults below.", flag_values=flag_values
     )
     for name, default, text in reference.settings(Data):
         if name in _NAMES:

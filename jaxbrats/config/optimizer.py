@@ -18,7 +18,7 @@ class Optimizer:
         name: adam, adamw, or sgd with Nesterov momentum.
         momentum: Momentum of sgd.
         weight_decay: Weight decay of adamw, or of sgd as a part of the gradient; it spares biases and norms.
-        clip_norm: Largest global norm of the gradient, to which a larger one is scaled down; none for any.
+        clip_norm: Largest global norm of the gradient, to which a larger one is scaled down; none for no clipping.
         warmup: Share of the steps over which the learning rate first rises, linearly from a tenth of its peak; none for
             a twentieth with the cosine schedule and for no warm-up with others.
     """

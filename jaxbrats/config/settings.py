@@ -75,11 +75,11 @@ class Settings:
         schedule: Learning rate over the steps after the warm-up; cosine and polynomial (of power 0.9) fall to zero.
         ema: Decay of the moving average of the weights, such as 0.999, which then is what is validated and predicts; 0
             for none.
-        init_from: What the network begins with, as far as it fits: a run (its best checkpoint), an exported FILE.npz or
-            a model of the package such as demo; empty for a random beginning.
+        init_from: Where the weights start from, as far as they fit: a run (its best checkpoint), an exported FILE.npz or
+            a model of the package such as demo; empty for random weights.
         dtype: Type of the activations.
         remat: Whether activations are computed again in the backward pass, for less memory.
-        conv: Algorithm of the convolutions; auto takes the fastest of the processor, direct XLA's own.
+        conv: Algorithm of the convolutions; auto takes the fastest for the processor, direct XLA's own.
         gpu_memory_fraction: Share of each GPU's memory that JAX may take.
         deterministic: Whether a compiled program gives the same bits each time on a GPU too, with kernels that may be
             slower.

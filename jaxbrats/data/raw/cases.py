@@ -269,7 +269,7 @@ def _data_set_cases(root: pathlib.Path, image_folders: list[str], problems: list
             found.setdefault((folder, _CHANNEL.fullmatch(stem)[1]), {})[channel] = images[folder][stem]
     if any(labels.values()) and description.label_map is None:
         problem = f"expected labels that name edema, necrosis and enhancing tumour, found {description.names}"
-        raise InputError(problem, file=root / "dataset.json", hint="Name the labels so, as BraTS and nnU-Net do")
+        raise InputError(problem, file=root / "dataset.json", hint="Use these names, or nnU-Net's regions of BraTS")
     layout = "nnU-Net raw" if channel_files else "Medical Segmentation Decathlon"
     cases = []
     for (folder, name), parts in found.items():

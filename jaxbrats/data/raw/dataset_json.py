@@ -76,7 +76,7 @@ def read_dataset_json(path: pathlib.Path) -> DatasetDescription:
     if not channels:
         shown = ", ".join(map(str, named.values()))
         problem = f"names the channels {shown[:200]}, none of them T1, T1c, T2 or FLAIR"
-        raise InputError(problem, file=path, hint="Name the channels so")
+        raise InputError(problem, file=path, hint="Use these names for the channels")
     last = max(int(number) for number in named if re.fullmatch(r"\d{1,4}", str(number)))
     labels = content.get("labels")
     if not labels:
