@@ -75,7 +75,7 @@ class Settings:
         schedule: Learning rate over the steps after the warm-up; cosine and polynomial (of power 0.9) fall to zero.
         ema: Decay of the moving average of the weights, such as 0.999, which then is what is validated and predicts; 0
             for none.
-        init_from: Where the weights start from, as far as they fit: a run (its best checkpoint), an exported FILE.npz or
+        init_from: Source of the weights, as far as they fit: a run (its best checkpoint), an exported FILE.npz or
             a model of the package such as demo; empty for random weights.
         dtype: Type of the activations.
         remat: Whether activations are computed again in the backward pass, for less memory.
