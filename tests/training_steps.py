@@ -1,5 +1,6 @@
 """Some training steps on a mesh of devices, as several tests take them."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +12,12 @@ from jaxbrats.model.losses import LossFunction
 from jaxbrats.train.mesh import make_mesh, put_batch, replicate
 from jaxbrats.train.state import TrainState, init_state
 from jaxbrats.train.step import jit_train_step
+
+
+@functools.cache
+def first_state(model: nn.Module, channels: int) -> TrainState:
+    """A network's parameters of seed 0 as arrays of NumPy, made once however many meshes a test takes."""
+    return jax.tree.map(np.array, init_state(model, optax.identity(), 0, channels))
 
 
 def train_on(
@@ -27,7 +34,8 @@ def train_on(
     """
     cases, channels = batches[0]["image"].shape[0], batches[0]["image"].shape[-1]
     mesh = make_mesh(data, space, cases)
-    start = jax.tree.map(np.array, init_state(model, optimizer, 0, channels))
+    start = first_state(model, channels)
+    start = start.replace(opt_state=jax.tree.map(np.array, optimizer.init(start.params)))
     step, key = jit_train_step(mesh, model, optimizer, loss), replicate(mesh, jax.random.key(0))
     state, losses = replicate(mesh, start), []
     for batch in batches:
