@@ -22,7 +22,6 @@ from jaxbrats.inference.postprocess import write_postprocessing
 from jaxbrats.inference.predictor import Predictor
 from jaxbrats.runs.networks import find_network
 from jaxbrats.runs.record import read_record
-from jaxbrats.synthetic.cohort import write_cohort
 from jaxbrats.system.errors import InputError
 
 
@@ -163,7 +162,7 @@ def test_mistakes_are_one_line(exported, tiny_run, tiny_cohort, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_the_model_that_comes_with_the_package(tmp_path):
+def test_the_model_that_comes_with_the_package(tiny_cohort, tmp_path):
     """What it finds in a phantom means nothing, but lies on the phantom's voxels."""
     model = find_network("demo")
     assert model.preprocessing.modalities == ("t2f", "t1c", "t2w", "t1n") and model.frame.spacing_mm == (2, 2, 2)
@@ -173,11 +172,15 @@ def test_the_model_that_comes_with_the_package(tmp_path):
     for said in ("CC BY 3.0", "Bakas", "Not a medical device", "## How good it is"):
         assert said in card
     assert inspect.signature(jaxbrats.segment).parameters["run"].default == "demo"
-    write_cohort(tmp_path / "raw", 1, (60, 60, 40), seed=0, workers=1)
-    # In one window and not mirrored, for the time that it takes.
-    quick = [f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'out'}", "--window=96,96,80", "--nomirror"]
+    # A head of 6 cm, in one window and not mirrored, for the time that it takes.
+    case = min(path for path in tiny_cohort.iterdir() if path.is_dir())
+    (tmp_path / case.name).mkdir()
+    for path in case.iterdir():
+        voxels = np.asarray(nib.load(path).dataobj)
+        nib.save(nib.Nifti1Image(voxels, np.diag([-3.0, -3.0, 3.0, 1.0])), tmp_path / case.name / path.name)
+    quick = [f"--input={tmp_path / case.name}", f"--output={tmp_path / 'out'}", "--window=32,48,32", "--nomirror"]
     assert commands.run(["predict", "--model=demo", *quick]) == 0
-    (case,) = [path for path in (tmp_path / "raw").iterdir() if path.is_dir()]
-    found, file = nib.load(tmp_path / "out" / f"{case.name}.nii.gz"), nib.load(case / f"{case.name}-t1c.nii.gz")
+    file = nib.load(tmp_path / case.name / f"{case.name}-t1c.nii.gz")
+    found = nib.load(tmp_path / "out" / f"{case.name}.nii.gz")
     assert found.shape == file.shape and set(np.unique(found.dataobj)) <= {0, 1, 2, 3}
     np.testing.assert_allclose(found.affine, file.affine, atol=1e-4)
