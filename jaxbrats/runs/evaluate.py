@@ -124,24 +124,13 @@ def dataset_to_score(record: RunRecord, data_dir: str | pathlib.Path | None) -> 
     return dataset
 
 
-def validation_cases(record: RunRecord, dataset: Dataset) -> list[ArrayCase]:
-    """The run's own validation cases; `check_data` tells whether each is still what it was."""
-    return dataset.select(record.split.val)
-
-
 def _holds_own(record: RunRecord, dataset: Dataset) -> bool:
     """Whether a folder holds the run's validation cases as they were."""
     try:
-        check_data(record, identified(validation_cases(record, dataset)))
+        check_data(record, identified(dataset.select(record.split.val)))
     except InputError:
         return False
     return True
-
-
-def cases_not_trained_on(record: RunRecord, dataset: Dataset) -> list[ArrayCase]:
-    """The cases of a folder without those of patients that the run was trained on."""
-    patients = patients_trained_on(record)
-    return [case for case in dataset.cases if case.patient not in patients]
 
 
 def _evaluate(record: RunRecord, step: str, dataset: Dataset, own: bool) -> tuple[statistics.Summary, list[InputError]]:
@@ -206,9 +195,13 @@ def cases_to_score(record: RunRecord, dataset: Dataset, own: bool, problems: lis
     Raises:
         InputError: there is none.
     """
-    candidates = validation_cases(record, dataset) if own else cases_not_trained_on(record, dataset)
-    if not own and (trained := len(dataset.cases) - len(candidates)):
-        print(f"{dataset.folder}: {trained} cases are left out, because the run was trained on them")
+    if own:
+        candidates = dataset.select(record.split.val)
+    else:
+        patients = patients_trained_on(record)
+        candidates = [case for case in dataset.cases if case.patient not in patients]
+        if trained := len(dataset.cases) - len(candidates):
+            print(f"{dataset.folder}: {trained} cases are left out, because the run was trained on them")
     if not candidates:
         raise InputError("holds no case that the run was not trained on", file=dataset.folder)
     trained_on = {record.cases[name].image for name in record.split.train}
@@ -249,7 +242,7 @@ def _has_files(dataset: Dataset) -> bool:
 def _can_be_scored_whole(record: RunRecord, dataset: Dataset) -> bool:
     """Whether all files that the run's validation cases were made from are there, the same as they were."""
     problems: list[InputError] = []
-    return raw_cases(dataset, validation_cases(record, dataset), problems) is not None and not problems
+    return raw_cases(dataset, dataset.select(record.split.val), problems) is not None and not problems
 
 
 def predicted(
