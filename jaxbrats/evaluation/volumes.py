@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -39,21 +39,6 @@ class Volumes(NamedTuple):
         return channels_present(self.image)
 
 
-class ScoredCase(Protocol):
-    """A case that was scored; can be sent to a worker process."""
-
-    @property
-    def name(self) -> str:
-        """The case's."""
-
-    def read(self) -> Volumes:
-        """Reads what was scored.
-
-        Raises:
-            InputError: a file of it cannot be used.
-        """
-
-
 @dataclasses.dataclass(frozen=True)
 class ScoredArrays:
     """A case that was scored on its preprocessed arrays.
@@ -72,7 +57,11 @@ class ScoredArrays:
         return self.case.name
 
     def read(self) -> Volumes:
-        """See `ScoredCase`."""
+        """Reads what was scored.
+
+        Raises:
+            InputError: a file of it cannot be used.
+        """
         image, truth = read_image(self.case), read_labels(self.case)
         prediction = read_prediction(self.prediction, self.name, truth.shape, self.case.record)
         return Volumes(image, truth, prediction, affine_of_array(self.case.record))
@@ -98,7 +87,7 @@ class ScoredFiles:
         return self.case.name
 
     def read(self) -> Volumes:
-        """See `ScoredCase`."""
+        """As of `ScoredArrays`."""
         truth, affine = nifti.read_labels(self.case.labels, self.name, self.case.label_map)
         prediction, found = nifti.read_labels(VolumeFile(self.prediction), self.name, BRATS_2023)
         first, second = Grid(self.case.labels.path, truth.shape, affine), Grid(self.prediction, prediction.shape, found)
@@ -113,6 +102,10 @@ class ScoredFiles:
         image, box, _ = preprocess_images(self.case, self.preprocessing, choose_box=box_of_all)
         affine = affine @ nib.affines.from_matvec(np.eye(3), np.array(box.origin))
         return Volumes(image, truth[box.in_volume], prediction[box.in_volume], affine)
+
+
+# Either can be sent to a worker process.
+ScoredCase = ScoredArrays | ScoredFiles
 
 
 def affine_of_array(record: Mapping[str, Any] | None) -> np.ndarray:
