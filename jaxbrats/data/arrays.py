@@ -13,7 +13,7 @@ from jaxbrats.data import npy
 from jaxbrats.data.boxes import CropBox
 from jaxbrats.data.labels import NUM_CLASSES, SHARES, WHOLE, most_covered
 from jaxbrats.data.manifest import checksum
-from jaxbrats.system.errors import InputError
+from jaxbrats.system.errors import InputError, unreadable
 
 
 class ArrayIdentity(NamedTuple):
@@ -114,8 +114,7 @@ def _stat(case: ArrayCase, path: pathlib.Path) -> Any:
     try:
         return path.stat()
     except OSError as error:
-        hint = "Check that the file is there and its permissions"
-        raise InputError(f"cannot be read ({error.strerror})", case=case.name, file=path, hint=hint) from error
+        raise unreadable(error, path, case.name) from error
 
 
 def _check_unchanged(case: ArrayCase, path: pathlib.Path, index: int) -> None:

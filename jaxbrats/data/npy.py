@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxbrats.system.errors import InputError
+from jaxbrats.system.errors import InputError, unreadable
 
 WRITE_AGAIN = "Write the file again (jaxbrats preprocess does, once it is deleted), or take the case out"
 _MAGIC = b"\x93NUMPY"
@@ -79,7 +79,7 @@ def read_header(path: pathlib.Path, case: str, check: Check) -> Header:
         with open(path, "rb", buffering=0, opener=_open) as file:
             return _parse(file, path, case, check)
     except OSError as error:
-        raise _unreadable(error, path, case) from error
+        raise unreadable(error, path, case) from error
 
 
 def read(path: pathlib.Path, case: str, check: Check, out: np.ndarray | None = None) -> np.ndarray:
@@ -108,7 +108,7 @@ def read(path: pathlib.Path, case: str, check: Check, out: np.ndarray | None = N
             while left and (count := file.readinto(left)):
                 left = left[count:]
     except OSError as error:
-        raise _unreadable(error, path, case) from error
+        raise unreadable(error, path, case) from error
     if left:
         raise InputError("was shortened while it was read", case=case, file=path, hint=WRITE_AGAIN)
     return out
@@ -137,7 +137,7 @@ def read_box(path: pathlib.Path, case: str, check: Check, start: Sequence[int], 
             order = "F" if header.fortran else "C"
             out[...] = np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)[box]
     except OSError as error:
-        raise _unreadable(error, path, case) from error
+        raise unreadable(error, path, case) from error
 
 
 def _open(path: str, flags: int) -> int:
@@ -226,8 +226,3 @@ def _problem(header: Header, present: int, check: Check) -> str | None:
         word = "truncated" if present < promised else "longer than it should be"
         problem = f"is {word}: {header.dtype} of shape {header.shape} is {promised} bytes, {present} follow the header"
     return problem
-
-
-def _unreadable(error: OSError, path: pathlib.Path, case: str) -> InputError:
-    problem = f"cannot be read ({error.strerror or error})"
-    return InputError(problem, case=case, file=path, hint="Check that the file is there and its permissions")

@@ -15,7 +15,7 @@ from jaxbrats.data.manifest import FAILED, read_manifest
 from jaxbrats.data.preprocessing import Preprocessing
 from jaxbrats.data.raw.cases import Case, VolumeFile, find_cases, path_in_cohort
 from jaxbrats.system import files
-from jaxbrats.system.errors import InputError
+from jaxbrats.system.errors import InputError, unreadable
 
 # What tells by itself that a file was not touched, and what is its content.
 STAT, CONTENT = ("path", "size", "mtime_ns"), ("size", "checksum")
@@ -145,7 +145,7 @@ def _source(volume: VolumeFile, case: Case, base: pathlib.Path | None) -> dict[s
     try:
         status = volume.path.stat()
     except OSError as error:
-        raise _unreadable(error, case, volume.path) from error
+        raise unreadable(error, volume.path, case.name) from error
     # Opening a named pipe would wait for its other end.
     if not stat.S_ISREG(status.st_mode):
         hint = "Copy or download it again"
@@ -184,9 +184,4 @@ def _file_checksum(volume: VolumeFile, case: Case) -> str:
     try:
         return files.checksum(volume.path)
     except OSError as error:
-        raise _unreadable(error, case, volume.path) from error
-
-
-def _unreadable(error: OSError, case: Case, path: pathlib.Path) -> InputError:
-    hint = "Check that the file is there and its permissions"
-    return InputError(f"cannot be read ({error.strerror})", case=case.name, file=path, hint=hint)
+        raise unreadable(error, volume.path, case.name) from error

@@ -2,6 +2,8 @@
 
 import pathlib
 
+CHECK_ACCESS = "Check that the file is there and its permissions"
+
 
 class InputError(Exception):
     """Something the user gave cannot be used.
@@ -46,6 +48,11 @@ class InputError(Exception):
 def printable(text: str) -> str:
     """One printable line of a text such as a file's name, which may hold newlines and bytes that are not characters."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def unreadable(error: OSError, file: str | pathlib.Path, case: str | None = None) -> InputError:
+    """The error to raise for a file that the system does not give."""
+    return InputError(f"cannot be read ({error.strerror or error})", case=case, file=file, hint=CHECK_ACCESS)
 
 
 def _rebuild(problem: str, case: str | None, file: pathlib.Path | None, hint: str | None) -> InputError:

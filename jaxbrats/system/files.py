@@ -14,7 +14,7 @@ from typing import Any
 
 from isal import isal_zlib
 
-from jaxbrats.system.errors import InputError, printable
+from jaxbrats.system.errors import CHECK_ACCESS, InputError, printable, unreadable
 
 _BLOCK = 1 << 20
 _LONGEST_NAME = 255  # bytes, on nearly every file system
@@ -193,13 +193,12 @@ def read_json(path: str | pathlib.Path, hint: str = "Delete it to have it made a
         InputError: it is missing, unreadable or not JSON.
     """
     path = pathlib.Path(path)
-    access = "Check that the file is there and its permissions"
     try:
         # Opening a named pipe would wait for its other end.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError("expected a file, found something else", file=path, hint=access)
+            raise InputError("expected a file, found something else", file=path, hint=CHECK_ACCESS)
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, hint=access) from error
+        raise unreadable(error, path) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"is not valid JSON ({error})", file=path, hint=hint) from error

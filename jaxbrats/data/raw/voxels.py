@@ -23,7 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from jaxbrats.data.raw.geometry import frame_of
-from jaxbrats.system.errors import InputError
+from jaxbrats.system.errors import CHECK_ACCESS, InputError
 
 _CHUNK = 1 << 20
 # The most that deflate can expand its input (zlib's "Technical Details", https://zlib.net/zlib_tech.html).
@@ -32,7 +32,6 @@ _MAX_EXPANSION = 1032
 _MOST_PADDING = 64 << 20
 _COPY_AGAIN = "Copy or download it again"
 _CONVERT = "Convert it again from its source, as one 3-D volume of real numbers"
-_PERMISSIONS = "Check that the file is there and its permissions"
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 # nibabel prints each harmless oddity that it mends in a header; over a cohort that buries what matters.
 _quiet = logging.Logger("jaxbrats.nifti", level=logging.CRITICAL + 1)
@@ -100,7 +99,7 @@ def _naming_faults(fault: functools.partial) -> Iterator[None]:
     except (igzip.BadGzipFile, EOFError, isal_zlib.error) as error:
         raise fault(f"is damaged or cut short ({error})", hint=_COPY_AGAIN) from error
     except OSError as error:
-        raise fault(f"cannot be read ({error.strerror or error})", hint=_PERMISSIONS) from error
+        raise fault(f"cannot be read ({error.strerror or error})", hint=CHECK_ACCESS) from error
     except MemoryError as error:
         raise fault("does not fit in memory", hint="Run fewer --workers, or on a machine with more memory") from error
 
