@@ -9,20 +9,16 @@ from jaxbrats.inference.postprocess import read_postprocessing
 from jaxbrats.runs.record import RunRecord, read_record
 
 
-def find_network(place: str | pathlib.Path, step: str = "best") -> Network:
-    """The network of a run, a file FILE.npz, or the name of a model that ships with the package.
+def find_network(place: str | pathlib.Path) -> Network:
+    """The network of a run (its best checkpoint), of a file FILE.npz, or of a model that ships with the package.
 
     What a folder is called does not matter; a name that is not a folder is one of the package's.
-
-    Args:
-        place: Which.
-        step: Checkpoint of a run: 'best', 'latest' or a step's number.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
     path = pathlib.Path(place)
-    return run_network(read_record(path), step) if path.is_dir() else read_model(place)
+    return run_network(read_record(path)) if path.is_dir() else read_model(place)
 
 
 def run_network(record: RunRecord, step: str = "best") -> Network:
