@@ -151,19 +151,19 @@ def read_csv(path: str | pathlib.Path) -> list[Row]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", file=path) from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    found = reader.fieldnames or []
-    if not {*_KEYS, "dice"} <= set(found):
-        problem = f"expected the columns case, region, dice, found {', '.join(found) or 'none'}"
-        raise InputError(problem, file=path, hint="Give a table written by jaxbrats score or evaluate")
-    columns = [column for column in metrics.COLUMNS if column in found]
     rows: dict[tuple, Row] = {}
     try:
+        found = reader.fieldnames or []
+        if not {*_KEYS, "dice"} <= set(found):
+            problem = f"expected the columns case, region, dice, found {', '.join(found) or 'none'}"
+            raise InputError(problem, file=path, hint="Give a table written by jaxbrats score or evaluate")
+        columns = [column for column in metrics.COLUMNS if column in found]
         for line in reader:
             row = _row(line, columns)
             if rows.setdefault((row["case"], row["region"]), row) is not row:
                 raise ValueError(f"{row['region']} of case {row['case']} appears twice")
     except (ValueError, csv.Error) as error:
-        raise InputError(f"line {reader.line_num}: {error}", file=path) from error
+        raise InputError(f"line {reader.reader.line_num}: {error}", file=path) from error
     return list(rows.values())
 
 

@@ -114,6 +114,7 @@ def test_only_columns_that_were_computed_and_empty_cells_for_what_is_undefined(t
         ("case,region,dice\nA,WT,0.5\nA,TC,high\n", "line 3: expected a number for dice, found 'high'"),
         ("case,region,dice\nA,WT\n", "line 2: has fewer cells"),
         ("case,region,dice\nA,WT,1\nA,WT,0\n", "line 3: WT of case A appears twice"),
+        ("x" * 200_000, "line 1: field larger than field limit"),
     ],
 )
 def test_what_is_no_score_table_is_refused_with_its_line(tmp_path, text, message):
