@@ -16,6 +16,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -31,7 +32,6 @@ from jaxbrats.evaluation.lesions import CHALLENGES
 from jaxbrats.evaluation.metrics import dice, score_case
 from jaxbrats.inference.network import load_network
 from jaxbrats.inference.postprocess import STEPS, write_postprocessing
-from jaxbrats.model.heads import Head
 from jaxbrats.runs.evaluate import cases_to_score, dataset_to_score, predicted, raw_cases
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError, printable
@@ -69,20 +69,18 @@ def check_folds(runs: Sequence[pathlib.Path]) -> None:
                 raise InputError(problem, case=name, file=run, hint=hint)
 
 
-def predictions(
-    workdir: pathlib.Path, step: str, problems: list[InputError], head: Head | None = None
-) -> Iterator[Predicted]:
+def predictions(workdir: pathlib.Path, step: str, problems: list[InputError], **changed: Any) -> Iterator[Predicted]:
     """Predicts a run's validation cases one at a time; what cannot be read is added to `problems`.
 
     Args:
         workdir: The run.
         step: Its checkpoint.
         problems: Grows.
-        head: What makes labels of the probabilities, if not the run's.
+        **changed: Attributes of its `Network` to replace. Post-processing is left out where none is given.
     """
     record = read_record(workdir)
     network = load_network(workdir, record.settings, record.frame, step)
-    network = dataclasses.replace(network, postprocessing=Postprocessing(), head=head or network.head)
+    network = dataclasses.replace(network, **{"postprocessing": Postprocessing(), **changed})
     dataset = dataset_to_score(record, None)
     cases = cases_to_score(record, dataset, own=True, problems=problems)
     results = predicted(network, cases, raw_cases(dataset, cases, problems), folder=None)

@@ -120,7 +120,7 @@ def main() -> int:
     scores = [
         {
             prediction.case: score(prediction, settings.postprocessing)
-            for prediction in tune_postprocess.predictions(run, _STEP.value, problems, Graded())
+            for prediction in tune_postprocess.predictions(run, _STEP.value, problems, head=Graded())
         }
         for run in runs
     ]

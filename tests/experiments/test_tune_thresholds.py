@@ -63,7 +63,7 @@ def test_each_run_gets_what_was_best_for_the_others(tune, tiny_run, tiny_config,
     monkeypatch.setattr(
         tune.tune_postprocess,
         "predictions",
-        lambda run, *_: [Predicted(f"{run.name}{number}", *[None] * 3) for number in range(2)],
+        lambda run, *_, **__: [Predicted(f"{run.name}{number}", *[None] * 3) for number in range(2)],
     )
     write = tune.benchmarking.write
     monkeypatch.setattr(tune.benchmarking, "write", lambda *of: write(*of, folder=tmp_path))
