@@ -1,5 +1,5 @@
-"""What each setting of prediction alone gains on patients that runs did not train on: mirroring, thresholds and
-post-processing, each changed by itself.
+"""What each part of prediction gains on patients that runs did not train on, each changed by itself: mirroring,
+thresholds, post-processing and the average of the weights.
 
     python experiments/prediction_settings.py --workdir=CV/fold_0,CV/fold_1,CV/fold_2,CV/fold_3 --step=latest
 
@@ -9,7 +9,6 @@ and sizes may have been, look better here than they are to others. Writes result
 """
 
 import dataclasses
-import functools
 import itertools
 import pathlib
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import benchmarking
 import numpy as np
+import orbax.checkpoint as ocp
 import tune_postprocess
 from absl import flags
 
@@ -33,6 +33,7 @@ from jaxbrats.model.heads import RegionsHead
 from jaxbrats.runs.record import read_record
 from jaxbrats.system.errors import InputError
 from jaxbrats.system.processes import available_cpus, map_in_processes
+from jaxbrats.train.checkpoints import choose_step
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_list("workdir", None, "RUN, or RUN,RUN.", required=True, flag_values=FLAGS)
@@ -40,10 +41,12 @@ _STEP = flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a step'
 _NAME = flags.DEFINE_string("name", "prediction_settings", "Name of the files in results/.", flag_values=FLAGS)
 
 AS_SET = "as the settings say"
+# Settings that decide what is compared.
+OF_PREDICTION = ("model", "inference", "postprocessing", "ema")
 METRICS = {"dice": "Dice", "lesion_dice": "lesion-wise Dice", "hd95_mm": "HD95, mm"}
 
 
-def ways(settings: Settings) -> dict[str, dict[str, Any]]:
+def ways(settings: Settings, run: pathlib.Path, step: str) -> dict[str, dict[str, Any]]:
     """What to replace of a run's network, by what that is called. What a run does without cannot be left out."""
     as_set, inference = {"postprocessing": settings.postprocessing}, settings.inference
     mirroring = "not mirrored" if inference.mirror else "mirrored in eight ways"
@@ -55,7 +58,16 @@ def ways(settings: Settings) -> dict[str, dict[str, Any]]:
         found["thresholds of 0.5"] = as_set | {"head": RegionsHead((0.5, 0.5, 0.5))}
     if settings.postprocessing != Postprocessing():
         found["no post-processing"] = {"postprocessing": Postprocessing()}
+    if settings.ema:
+        found["weights not averaged"] = as_set | {"variables": last_weights(run, step)}
     return found
+
+
+def last_weights(run: pathlib.Path, step: str) -> dict[str, Any]:
+    """The parameters and batch statistics after a step, where the checkpoint has their average beside them."""
+    folder = run.resolve() / "checkpoints" / str(choose_step(run, step)) / "training"
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(folder)["trained"]
 
 
 def score(prediction: Predicted) -> list[float]:
@@ -75,13 +87,16 @@ def main() -> int:
     tune_postprocess.check_folds(runs)
     settings = [read_record(run).settings for run in runs]
     for run, one in zip(runs, settings, strict=True):
-        if ways(one) != ways(settings[0]):
+        if any(getattr(one, part) != getattr(settings[0], part) for part in OF_PREDICTION):
             raise InputError(f"predicts in another way than {runs[0]}", file=run, hint="Give folds of one recipe")
+    changed = [ways(one, run, _STEP.value) for run, one in zip(runs, settings, strict=True)]
     problems: list[InputError] = []
     scores: dict[str, dict[str, list[float]]] = {}
-    for way, changed in ways(settings[0]).items():
-        predict = functools.partial(tune_postprocess.predictions, step=_STEP.value, problems=problems, **changed)
-        tasks = itertools.chain.from_iterable(predict(run) for run in runs)
+    for way in changed[0]:
+        tasks = itertools.chain.from_iterable(
+            tune_postprocess.predictions(run, _STEP.value, problems, **of_run[way])
+            for run, of_run in zip(runs, changed, strict=True)
+        )
         scored = map_in_processes(score, tasks, available_cpus(), name=lambda prediction: prediction.case)
         scores[way] = dict(sorted((prediction.case, values) for prediction, values in scored))
     if not scores[AS_SET]:

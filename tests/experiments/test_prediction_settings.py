@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,9 @@ from jaxbrats.config.inference import Postprocessing
 from jaxbrats.evaluation.evaluate import Predicted
 from jaxbrats.evaluation.metrics import score_case
 from jaxbrats.model.heads import RegionsHead
+from jaxbrats.train import checkpoints
+from jaxbrats.train.optimizer import make_optimizer
+from jaxbrats.train.state import init_state, make_model
 
 
 @pytest.fixture
@@ -20,8 +24,9 @@ def program():
     return prediction_settings
 
 
-def test_each_way_changes_one_setting(program):
-    plain = program.ways(from_config({}))
+def test_each_way_changes_one_setting(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "last_weights", lambda run, step: {"params": (run, step)})
+    plain = program.ways(from_config({}), tmp_path, "best")
     assert list(plain) == [program.AS_SET, "mirrored in eight ways"]
     assert plain["mirrored in eight ways"]["inference"].mirror
     full = from_config(
@@ -30,14 +35,26 @@ def test_each_way_changes_one_setting(program):
             "loss": {"terms": {"dice": 1.0, "bce": 1.0}},
             "inference": {"mirror": True},
             "postprocessing": {"component_mm3": 100.0},
+            "ema": 0.9,
         }
     )
-    found = program.ways(full)
-    assert list(found) == [program.AS_SET, "not mirrored", "thresholds of 0.5", "no post-processing"]
+    found = program.ways(full, tmp_path, "best")
+    names = [program.AS_SET, "not mirrored", "thresholds of 0.5", "no post-processing", "weights not averaged"]
+    assert list(found) == names and found[names[-1]]["variables"] == {"params": (tmp_path, "best")}
     assert not found["not mirrored"]["inference"].mirror
     assert found["thresholds of 0.5"]["head"] == RegionsHead((0.5, 0.5, 0.5))
-    assert all(way["postprocessing"] == full.postprocessing for way in list(found.values())[:3])
+    others = [found[name]["postprocessing"] for name in names if name != "no post-processing"]
+    assert others == [full.postprocessing] * 4
     assert found["no post-processing"] == {"postprocessing": Postprocessing()}
+
+
+def test_the_weights_that_a_checkpoint_has_beside_their_average(program, tmp_path):
+    model = make_model(from_config({"model": {"features": (2,), "norm": "batch", "dropout": (0.0,)}}))
+    state = init_state(model, make_optimizer(1e-2, "constant", 10), 0, 1, ema=0.9)  # the average is 0 yet
+    with checkpoints.open_checkpoints(tmp_path) as manager:
+        checkpoints.save(manager, state, {})
+        manager.wait_until_finished()
+    jax.tree.map(np.testing.assert_array_equal, program.last_weights(tmp_path, "latest"), state.trained)
 
 
 def test_differences_are_of_the_same_case(program, tiny_run, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from jaxbrats.model import native
 from jaxbrats.model.native.library import load
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
@@ -94,10 +95,14 @@ def test_a_cached_library_that_is_not_whole_or_not_ours_is_made_again(library, d
     assert library.stat().st_mode & 0o077 == 0
 
 
-def test_a_whole_library_is_not_compiled_again(library):
+def test_a_whole_library_is_not_compiled_again_wherever_the_code_lies(library, tmp_path, monkeypatch):
     before = library.stat().st_ino
     load()
-    assert library.stat().st_ino == before
+    shutil.copytree(pathlib.Path(native.__file__).parent, tmp_path / "elsewhere")
+    monkeypatch.setattr("jaxbrats.model.native.library._SOURCE", tmp_path / "elsewhere" / "conv3d.cc")
+    monkeypatch.setattr("jax.ffi.include_dir", lambda: str(tmp_path / "include"))
+    load()
+    assert library.stat().st_ino == before and list(library.parent.iterdir()) == [library]
 
 
 def test_a_failing_compiler_is_followed_by_the_next(library, monkeypatch, caplog):

@@ -55,7 +55,7 @@ def _compilers() -> list[list[str]]:
 
 
 def _load_or_compile(compiler: Sequence[str]) -> ctypes.CDLL:
-    command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}"]
+    command = [*compiler, *_FLAGS]
     name = f"{_key(command)}.so"
     try:
         cached = cache_folder("native") / name
@@ -66,7 +66,7 @@ def _load_or_compile(compiler: Sequence[str]) -> ctypes.CDLL:
     # Not in the cache folder: a compiler that is killed leaves its files where the system clears them away.
     with tempfile.TemporaryDirectory(prefix="jaxbrats-native-") as folder:
         made = pathlib.Path(folder) / name
-        command += [str(_SOURCE), "-o", str(made)]
+        command += [f"-I{jax.ffi.include_dir()}", str(_SOURCE), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
         library = _open(made)
         _keep(made, cached)
@@ -103,7 +103,7 @@ def _keep(made: pathlib.Path, cached: pathlib.Path | None) -> None:
 
 
 def _key(command: Sequence[str]) -> str:
-    """Of all that the library follows from, wherever the code lies: it, compiler and arguments, jaxlib, processor."""
+    """Of all that the library follows from, wherever code and jaxlib lie: these, compiler and arguments, processor."""
     code = [path.read_bytes() for path in sorted(_SOURCE.parent.glob("*.[ch]*"))]
     what = (code, command, jaxlib.__version__, _processor(), pathlib.Path(command[0]).stat().st_mtime_ns)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
