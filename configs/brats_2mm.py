@@ -9,7 +9,7 @@ patch, so that most brains are seen whole. The split is the first run's, so that
 network. init_from may also be demo, or a FILE.npz. 80 epochs of 15 patients are 600 steps.
 
 Expect the scores in the README, 'Results on real patients'. Those runs began with each fold's last checkpoint after
-1,253 steps at 3 mm (their only one), where a run itself stands for its best.
+1,253 steps at 3 mm; a run given as init_from stands for its best.
 """
 
 import pathlib

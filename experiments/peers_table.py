@@ -87,12 +87,9 @@ def with_ours(report: Mapping[str, Any], ours: Mapping[str, Any], source: str) -
         InputError: these are of other patients, folds or numbers of steps.
     """
     mine = {(one["case"], one["run"]): one["as predicted"] for one in ours["cases"]}
-    comparisons = []
+    steps, comparisons = sorted(set(ours["steps"])), []
     for one in report["comparisons"]:
-        steps, others = (
-            sorted(set(ours["steps"])),
-            [case for case in one["cases"] if (case["case"], case["fold"]) not in mine],
-        )
+        others = [case for case in one["cases"] if (case["case"], case["fold"]) not in mine]
         if steps != [one["our_steps"]] or others:
             asked = f"{one['our_steps']} steps of the folds that {one['peer']} was trained on"
             raise InputError(f"expected {asked}, found {steps} steps, {len(others)} cases in other folds", file=source)
@@ -167,11 +164,9 @@ def _cells(values: np.ndarray, sign: str = "") -> str:
 
 def main() -> int:
     """Makes the tables again."""
-    report = with_ours(
-        read_json(pathlib.Path(_RESULTS.value, f"{_TABLE.value}.json")), read_json(_OURS.value), _OURS.value
-    )
-    text = as_markdown(_TABLE.value, report)
-    benchmarking.write(_TABLE.value, report, text, pathlib.Path(_RESULTS.value))
+    folder = pathlib.Path(_RESULTS.value)
+    report = with_ours(read_json(folder / f"{_TABLE.value}.json"), read_json(_OURS.value), _OURS.value)
+    benchmarking.write(_TABLE.value, report, as_markdown(_TABLE.value, report), folder)
     return 0
 
 

@@ -98,8 +98,9 @@ def main() -> int:
             for run, of_run in zip(runs, changed, strict=True)
         )
         scored = map_in_processes(score, tasks, available_cpus(), name=lambda prediction: prediction.case)
-        scores[way] = dict(sorted((prediction.case, values) for prediction, values in scored))
-    if not scores[AS_SET]:
+        scores[way] = {prediction.case: values for prediction, values in scored}
+    cases = sorted(set.intersection(*map(set, scores.values())))
+    if not cases:
         raise problems[0] if problems else InputError("holds no validation case", file=runs[0])
     report = {
         "machine": benchmarking.machine(("jax",)),
@@ -109,8 +110,8 @@ def main() -> int:
         "thresholds": settings[0].model.thresholds,
         "postprocessing": dataclasses.asdict(settings[0].postprocessing),
         "spacing_mm": settings[0].data.spacing,
-        "cases": list(scores[AS_SET]),
-        "scores": {way: list(of_cases.values()) for way, of_cases in scores.items()},
+        "cases": cases,
+        "scores": {way: [of_way[case] for case in cases] for way, of_way in scores.items()},
     }
     benchmarking.write(_NAME.value, report, as_markdown(report))
     for problem in dict.fromkeys(map(str, problems)):

@@ -58,14 +58,16 @@ def test_the_weights_that_a_checkpoint_has_beside_their_average(program, tmp_pat
 
 
 def test_differences_are_of_the_same_case(program, tiny_run, monkeypatch, capsys):
-    """Mirrored, as this test has it, case b comes first and is found whole; as set, half of each is."""
+    """Mirrored, as this test has it, case b comes first and is found whole; as set, half of each, and of c, which fails
+    when mirrored.
+    """
     truth = np.zeros((8, 8, 8), np.uint8)
     truth[2:6, 2:6, 2:6] = 3
     half = np.where(np.arange(8) < 4, truth, 0).astype(np.uint8)
     least = score_case(half, truth, (1.0, 1.0, 1.0))["WT"]["dice"]
 
     def predictions(run, step, problems, inference=None, **changed):
-        cases = [("b", truth), ("a", half)] if inference else [("a", half), ("b", half)]
+        cases = [("b", truth), ("a", half)] if inference else [("a", half), ("b", half), ("c", half)]
         return (Predicted(name, labels, truth, (1.0, 1.0, 1.0)) for name, labels in cases)
 
     written = {}
